@@ -1,0 +1,3 @@
+//! Typed requests and replies between the command line and a daemon, over a unix socket.
+
+pub mod protocol;

@@ -1,0 +1,330 @@
+//! What the command line asks of a daemon and what it answers: one request and one reply a connection, in the codec's form.
+//!
+//! The documents (`*Doc`) are also what `--json` prints: their field names are part of the contract with scripts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Digest, VersionId};
+use crate::store::record::{AttemptRecord, ChangeCounts, Reason, VersionState, Writer};
+
+/// A version as a user names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VersionName {
+    /// tN.
+    Number(VersionId),
+    /// What staging shows now.
+    Staging,
+    /// What production shows now.
+    Production,
+    /// The newest sealed version.
+    Latest,
+    /// The newest that passed.
+    Valid,
+    /// A tag.
+    Tag(String),
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Everything `status` prints. Answered by `Reply::Status`.
+    Status,
+    /// Versions, newest first, at most `limit` of them. `Reply::Log`.
+    Log {
+        /// The most to return.
+        limit: Option<u64>,
+    },
+    /// One version with its attempts and changes. `Reply::Show`.
+    Show {
+        /// Which.
+        version: VersionName,
+    },
+    /// Changed paths from one version to another. `Reply::Diff`.
+    Diff {
+        /// The older side.
+        from: VersionName,
+        /// The newer side.
+        to: VersionName,
+        /// Only this path of the dataset (relative, no leading slash) and what is below it.
+        below: Option<Vec<u8>>,
+    },
+    /// Hold the open version open. `Reply::Version` with the version that is or will be open.
+    Begin {
+        /// Its message.
+        message: Option<String>,
+    },
+    /// Seal now. `Reply::Version` with the sealed version, or `Reply::Nothing` if nothing had changed.
+    Commit {
+        /// Its message.
+        message: Option<String>,
+    },
+    /// Discard the open version. `Reply::Version`, or `Reply::Nothing`.
+    Abort,
+    /// Answered when the version (default: the newest sealed or open one) has its verdict or is promoted. `Reply::Version`.
+    /// A version that was carried over onto another parent is followed.
+    Wait {
+        /// Which.
+        version: Option<VersionName>,
+        /// Wait for production, not just for the verdict.
+        promoted: bool,
+    },
+    /// Run checks again. `Reply::Version` at their end.
+    Check {
+        /// On which version.
+        version: VersionName,
+        /// Only this check.
+        check: Option<String>,
+    },
+    /// Promote now; `None`: all that is flagged. `Reply::Version` with the version in production, or `Reply::Nothing`.
+    Promote {
+        /// Which.
+        version: Option<VersionName>,
+    },
+    /// Put production and staging back; `None`: to the version that was in production before. `Reply::Version`.
+    Rollback {
+        /// To which.
+        version: Option<VersionName>,
+    },
+    /// The ghosts. `Reply::Log`.
+    Ghosts,
+    /// Events, oldest first, of one version or of all. `Reply::Lineage`: the lines of `log.jsonl`.
+    Lineage {
+        /// Of which version.
+        version: Option<VersionName>,
+    },
+    /// The configuration in force. `Reply::Text` with TOML.
+    ConfigShow,
+    /// Unmount and end. `Reply::Nothing` once the mounts are gone and everything is on disk.
+    Unmount,
+}
+
+/// The classes of failure; each has one exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ErrorKind {
+    /// It failed (1).
+    Failed,
+    /// Wrong usage or configuration (2).
+    Usage,
+    /// Rejected by checks (3).
+    Rejected,
+    /// Conflict with something that is already so (4).
+    Conflict,
+    /// Try again (75).
+    Temporary,
+}
+
+/// A refusal: what, where and what to do, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// Its class.
+    pub kind: ErrorKind,
+    /// The line.
+    pub message: String,
+}
+
+/// A reply.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// To `Status`.
+    Status(Box<StatusDoc>),
+    /// To `Log` and `Ghosts`.
+    Log(Vec<VersionDoc>),
+    /// To `Show`.
+    Show(Box<ShowDoc>),
+    /// To `Diff`.
+    Diff(DiffDoc),
+    /// A version, where the request says so.
+    Version(Box<VersionDoc>),
+    /// Lines of JSON.
+    Lineage(Vec<String>),
+    /// Text as it is.
+    Text(String),
+    /// Done, nothing to tell.
+    Nothing,
+    /// Not done.
+    Refused(Refusal),
+}
+
+/// A version, as `log`, `show` and all others print it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VersionDoc {
+    /// "t7".
+    pub version: VersionId,
+    /// Its state.
+    pub state: VersionState,
+    /// What it stands on.
+    pub parent: Option<VersionId>,
+    /// Its content digest, once sealed.
+    pub digest: Option<Digest>,
+    /// Its message.
+    pub message: Option<String>,
+    /// RFC 3339, UTC, as all times here.
+    pub opened_at: String,
+    /// When it was sealed.
+    pub sealed_at: Option<String>,
+    /// When its verdict fell.
+    pub decided_at: Option<String>,
+    /// When it went to production.
+    pub promoted_at: Option<String>,
+    /// Counts of changed paths.
+    pub changes: ChangeCounts,
+    /// Who changed it.
+    pub writers: Vec<Writer>,
+    /// Why it is a ghost or aborted.
+    pub reason: Option<Reason>,
+    /// Its own checks have passed.
+    pub passed: bool,
+    /// Taken back by hand.
+    pub held: bool,
+    /// Kept by hand.
+    pub pinned: bool,
+    /// Whose changes it carries over.
+    pub rebased_from: Option<VersionId>,
+    /// Whose content it restores.
+    pub restored_from: Option<VersionId>,
+}
+
+/// The kinds of change of a path; the letters are git's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// A: it is new.
+    Added,
+    /// M: its content differs.
+    Modified,
+    /// T: it is of another kind now.
+    Type,
+    /// P: only its attributes (mode, owner, times, xattrs) differ.
+    Properties,
+    /// D: it is gone.
+    Deleted,
+}
+
+/// A changed path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeDoc {
+    /// The path in the dataset; bytes that are not UTF-8 are shown as U+FFFD in JSON, see `raw`.
+    pub path: String,
+    /// The path's bytes, where `path` could not show them.
+    pub raw: Option<Vec<u8>>,
+    /// What happened to it.
+    pub change: ChangeKind,
+    /// Size before, in bytes (regular files).
+    pub old_size: Option<u64>,
+    /// Size after.
+    pub new_size: Option<u64>,
+    /// Whether it is (or was) a regular file.
+    pub regular: bool,
+}
+
+/// A difference between two versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffDoc {
+    /// The path below the mount where the older side can be read ("versions/t1", "staging").
+    pub from: String,
+    /// And the newer side.
+    pub to: String,
+    /// The mount point.
+    pub mount: String,
+    /// Changed paths, in the order of their bytes.
+    pub changes: Vec<ChangeDoc>,
+}
+
+/// A version with everything known of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShowDoc {
+    /// The version.
+    pub version: VersionDoc,
+    /// Attempts of its checks, in order.
+    pub attempts: Vec<AttemptDoc>,
+    /// Its changes against its parent (at most 1,000; `version.changes` counts them all).
+    pub changes: Vec<ChangeDoc>,
+}
+
+/// An attempt with the place of its output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttemptDoc {
+    /// The attempt.
+    pub attempt: AttemptRecord,
+    /// Its output, below the mount.
+    pub log: String,
+}
+
+/// A check that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningDoc {
+    /// On which version.
+    pub version: VersionId,
+    /// Which check.
+    pub check: String,
+    /// Which attempt.
+    pub attempt: u32,
+    /// Since when, in milliseconds.
+    pub running_ms: u64,
+}
+
+/// The open version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenDoc {
+    /// Its number.
+    pub version: VersionId,
+    /// Since when.
+    pub opened_at: String,
+    /// Files open for writing.
+    pub writers: u64,
+    /// Between `begin` and `commit`.
+    pub held_open: bool,
+    /// Its message.
+    pub message: Option<String>,
+}
+
+/// Space, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceDoc {
+    /// What the store takes on its filesystem.
+    pub used: u64,
+    /// Free there.
+    pub free: u64,
+    /// Size of that filesystem.
+    pub total: u64,
+}
+
+/// Everything `status` prints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusDoc {
+    /// The store's path.
+    pub store: String,
+    /// The mount point.
+    pub mount: String,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// How files are served where the kernel lets us choose: "passthrough" or "cached".
+    pub mode: String,
+    /// The version in production.
+    pub production: VersionId,
+    /// The newest valid one.
+    pub valid: VersionId,
+    /// The newest sealed one.
+    pub latest: VersionId,
+    /// The open version, if there is one.
+    pub open: Option<OpenDoc>,
+    /// Sealed versions without a verdict, oldest first.
+    pub checking: Vec<VersionDoc>,
+    /// Checks that run now.
+    pub running: Vec<RunningDoc>,
+    /// Versions flagged for promotion.
+    pub flagged: Vec<VersionId>,
+    /// Why promotion is held back, if it is.
+    pub held_back: Option<String>,
+    /// Number of ghosts.
+    pub ghosts: u64,
+    /// Number of versions that can be browsed.
+    pub versions: u64,
+    /// Space.
+    pub space: SpaceDoc,
+    /// What needs an operator's eye: a refused configuration, a check that can't start, a failed sync.
+    pub warnings: Vec<String>,
+    /// FUSE requests answered since the mount, by session ("staging", "views") and operation.
+    pub requests: std::collections::BTreeMap<String, std::collections::BTreeMap<String, u64>>,
+}

@@ -1,0 +1,21 @@
+//! shadowfs: a filesystem on which every change to a dataset is a version that checks judge before it reaches production.
+//!
+//! The floors, top to bottom; imports point down only (`tests/floors.rs` holds it):
+//!
+//! | floor | what it does |
+//! | --- | --- |
+//! | `cli` | one file a command; output and exit codes |
+//! | `daemon` | composition root; the dispatcher that owns the lifecycle |
+//! | `control` | requests and replies on a unix socket |
+//! | `fs`, `check`, `promote`, `retain`, `lineage` | neighbours that never import one another |
+//! | `version` | the lifecycle; staging, seal, rebase, rollback |
+//! | `tree` | the copy-on-write ordered map: edit, diff, merge |
+//! | `store` | everything durable |
+//! | `sys` | the system calls no safe crate has |
+//! | `config`, `ids`, `clock` | plain data |
+
+pub mod clock;
+pub mod control;
+pub mod ids;
+pub mod store;
+pub mod tree;

@@ -1,0 +1,3 @@
+//! The `shadowfs` command.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The copy-on-write ordered map that a version is.
+
+pub mod key;
