@@ -216,7 +216,7 @@ pub enum Outcome {
 }
 
 /// One attempt of a check on a version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AttemptRecord {
     /// The version that was checked.
     pub version: VersionId,
