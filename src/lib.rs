@@ -15,7 +15,9 @@
 //! | `config`, `ids`, `clock` | plain data |
 
 pub mod clock;
+pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod ids;
 pub mod store;
 pub mod tree;

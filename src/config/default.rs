@@ -1,0 +1,92 @@
+//! The file as text: what `init` writes, and what is in force written out.
+
+use std::fmt::Write as _;
+
+use super::{Action, Config, Severity};
+
+/// The configuration that `init` writes: the defaults, with a word on each.
+pub const DEFAULT_FILE: &str = r#"# shadowfs.toml: read at mount, and again by itself when it changes.
+# `shadowfs config check` says what is wrong with it; a file with a mistake is refused and the one before stays in force.
+
+[staging]
+settle = "200ms"          # a version is sealed when no file is open for writing and nothing changes for this long
+max_open = "10m"          # seal at the first moment without writers past this age
+
+[checks]
+# workers = 4             # checks that run at once; default: CPU cores
+rollback_threshold = 2    # failed attempts of a version that are borne; one more rejects it
+retries = 2               # a failed check is tried again so often
+backoff = "250ms"         # the wait before a retry; it doubles each time
+timeout = "5m"            # the time one attempt has
+
+# A check is a command (exit 0 passes) with the version as its working directory, or a built-in one.
+#
+# [[check]]
+# name = "rows"
+# run = ["python3", "/etc/shadowfs/rows.py"]   # or: builtin = "csv" (csv, json, jsonl, utf8)
+# paths = ["**/*.csv"]    # runs only if the change touches one of these; default: always
+# severity = "error"      # "warn" is recorded and never rejects
+# user = "nobody"         # the command runs as this user; default: as the daemon
+
+[promotion]
+mode = "auto"             # or "manual": only `shadowfs promote` publishes
+window = "2s"             # what becomes valid in it is one batch
+require_free = "5%"       # space that must be free on the store's filesystem
+pre = []                  # commands that must pass before the switch, as run above: [["/etc/shadowfs/ready"]]
+
+[ghosts]
+retain = "24h"            # how long a rejected version can be browsed
+
+[retention]
+keep_last = 50            # a version goes when it is past both;
+keep_for = "30d"          # production, tags and pins never go
+"#;
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn list(words: &[String]) -> String {
+    format!("[{}]", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(", "))
+}
+
+fn duration(duration: std::time::Duration) -> String {
+    quoted(&humantime::format_duration(duration).to_string())
+}
+
+/// `config`, every value written out. Reading it gives `config` again.
+pub(super) fn to_toml(config: &Config) -> String {
+    let mut out = String::new();
+    // Writing to a String can't fail.
+    let _ = write_sections(config, &mut out);
+    out
+}
+
+fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
+    let Config { staging, checks, check, promotion, ghosts, retention } = config;
+    writeln!(out, "[staging]\nsettle = {}\nmax_open = {}\n", duration(staging.settle), duration(staging.max_open))?;
+    writeln!(out, "[checks]\nworkers = {}\nrollback_threshold = {}", checks.workers, checks.rollback_threshold)?;
+    writeln!(out, "retries = {}\nbackoff = {}\ntimeout = {}\n", checks.retries, duration(checks.backoff), duration(checks.timeout))?;
+    for check in check {
+        writeln!(out, "[[check]]\nname = {}", quoted(&check.name))?;
+        match &check.action {
+            Action::Run(command) => writeln!(out, "run = {}", list(command))?,
+            Action::Builtin(name) => writeln!(out, "builtin = {}", quoted(name))?,
+        }
+        if !check.paths.is_empty() {
+            writeln!(out, "paths = {}", list(&check.paths))?;
+        }
+        if check.severity != Severity::Error {
+            writeln!(out, "severity = {}", quoted(check.severity.as_str()))?;
+        }
+        if let Some(user) = &check.user {
+            writeln!(out, "user = {}", quoted(&user.name))?;
+        }
+        out.push('\n');
+    }
+    let pre = promotion.pre.iter().map(|command| list(command)).collect::<Vec<_>>().join(", ");
+    writeln!(out, "[promotion]\nmode = {}\nwindow = {}", quoted(promotion.mode.as_str()), duration(promotion.window))?;
+    writeln!(out, "require_free = {}\npre = [{pre}]\n", quoted(&promotion.require_free.to_string()))?;
+    writeln!(out, "[ghosts]\nretain = {}\n", duration(ghosts.retain))?;
+    writeln!(out, "[retention]\nkeep_last = {}\nkeep_for = {}", retention.keep_last, duration(retention.keep_for))
+}

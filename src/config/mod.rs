@@ -1,0 +1,259 @@
+//! The configuration: `STORE/shadowfs.toml`, checked wholly before any of it is in force.
+//!
+//! `value` reads single values (durations, percentages, lists) with their line, `parse` the sections, `default` is the file that
+//! `init` writes, `watch` tells of a change on disk.
+
+mod default;
+mod parse;
+mod value;
+pub mod watch;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use default::DEFAULT_FILE;
+pub use parse::BUILTINS;
+
+/// The name of the configuration file in a store.
+pub const FILE_NAME: &str = "shadowfs.toml";
+
+/// A configuration that was refused: file, line and reason in one line of text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1, where the reason is at one.
+    pub line: Option<usize>,
+    /// The reason.
+    pub reason: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.file.display(), self.reason),
+            None => write!(f, "{}: {}", self.file.display(), self.reason),
+        }
+    }
+}
+
+/// Everything that can be configured, with the defaults of the contract.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// `[staging]`.
+    pub staging: Staging,
+    /// `[checks]`.
+    pub checks: Checks,
+    /// `[[check]]`, in the order of the file.
+    pub check: Vec<Check>,
+    /// `[promotion]`.
+    pub promotion: Promotion,
+    /// `[ghosts]`.
+    pub ghosts: Ghosts,
+    /// `[retention]`.
+    pub retention: Retention,
+}
+
+/// `[staging]`: when the open version is sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staging {
+    /// How long nothing must have changed.
+    pub settle: Duration,
+    /// Past this age it is sealed at the first moment without writers.
+    pub max_open: Duration,
+}
+
+/// `[checks]`: the pool, and what a failure does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checks {
+    /// Checks that run at once.
+    pub workers: usize,
+    /// Failed attempts of a version that are borne; one more rejects it.
+    pub rollback_threshold: u32,
+    /// How often a failed check is tried again.
+    pub retries: u32,
+    /// The wait before the first retry; it doubles each time.
+    pub backoff: Duration,
+    /// The time an attempt has.
+    pub timeout: Duration,
+}
+
+/// What a failed check does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// It counts against the version.
+    Error,
+    /// It is recorded, and never rejects.
+    Warn,
+}
+
+impl Severity {
+    /// The word in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+        }
+    }
+}
+
+/// What a check runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A command with its arguments.
+    Run(Vec<String>),
+    /// A check of our own, by its name.
+    Builtin(String),
+}
+
+/// A user that commands run as, looked up when the file was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The name in the file.
+    pub name: String,
+    /// Its uid.
+    pub uid: u32,
+    /// Its primary group.
+    pub gid: u32,
+}
+
+/// One `[[check]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Its name: letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// What it runs.
+    pub action: Action,
+    /// Globs of paths; it runs only if the change touches one of them. Empty: always.
+    pub paths: Vec<String>,
+    /// What its failure does.
+    pub severity: Severity,
+    /// As whom its command runs; `None`: as the daemon.
+    pub user: Option<User>,
+}
+
+/// Who promotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromotionMode {
+    /// The scheduler.
+    Auto,
+    /// Only `shadowfs promote`.
+    Manual,
+}
+
+impl PromotionMode {
+    /// The word in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+/// A part of a filesystem, in thousandths of a percent, so that it has equality and prints as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(pub u32);
+
+impl Percent {
+    /// This part of `whole`.
+    #[must_use]
+    pub fn of(self, whole: u64) -> u64 {
+        u64::try_from(u128::from(whole) * u128::from(self.0) / 100_000).unwrap_or(u64::MAX)
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", f64::from(self.0) / 1000.0)
+    }
+}
+
+/// `[promotion]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promotion {
+    /// Who promotes.
+    pub mode: PromotionMode,
+    /// What becomes valid in it is one batch.
+    pub window: Duration,
+    /// Space that must be free on the store's filesystem.
+    pub require_free: Percent,
+    /// Commands that must pass before the switch.
+    pub pre: Vec<Vec<String>>,
+}
+
+/// `[ghosts]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ghosts {
+    /// How long a ghost is kept.
+    pub retain: Duration,
+}
+
+/// `[retention]`: a version goes when both are passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Number of newest versions that stay.
+    pub keep_last: u64,
+    /// Age up to which versions stay.
+    pub keep_for: Duration,
+}
+
+impl Default for Staging {
+    fn default() -> Self {
+        Self { settle: Duration::from_millis(200), max_open: Duration::from_secs(600) }
+    }
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            rollback_threshold: 2,
+            retries: 2,
+            backoff: Duration::from_millis(250),
+            timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Default for Promotion {
+    fn default() -> Self {
+        Self { mode: PromotionMode::Auto, window: Duration::from_secs(2), require_free: Percent(5_000), pre: Vec::new() }
+    }
+}
+
+impl Default for Ghosts {
+    fn default() -> Self {
+        Self { retain: Duration::from_secs(24 * 3600) }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { keep_last: 50, keep_for: Duration::from_secs(30 * 24 * 3600) }
+    }
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) => Err(ConfigError { file: path.to_owned(), line: None, reason: format!("can't be read: {error}") }),
+        }
+    }
+
+    /// Checks `text`; `file` is for the messages.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        parse::parse(text, file)
+    }
+
+    /// The file that says just what is in force, every default written out.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        default::to_toml(self)
+    }
+}

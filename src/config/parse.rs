@@ -1,0 +1,178 @@
+//! The sections of the file, one reader each.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::value::{Section, Source};
+use super::{Action, Check, Checks, Config, ConfigError, Ghosts, Promotion, PromotionMode, Retention, Severity, Staging, User};
+
+/// The built-in checks, by the name that `builtin = ` takes.
+pub const BUILTINS: &[&str] = &["csv", "json", "jsonl", "utf8"];
+
+const SECTIONS: &[&str] = &["staging", "checks", "check", "promotion", "ghosts", "retention"];
+
+/// Checks `text` wholly; the first thing that is wrong is the refusal.
+pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
+    let source = Source { text, file };
+    let document = DeTable::parse(text).map_err(|error| {
+        let span = error.span().unwrap_or(0..0);
+        source.refuse(&span, error.message().lines().collect::<Vec<_>>().join("; "))
+    })?;
+    let table = document.get_ref();
+    Section::new(source, "", table, document.span(), SECTIONS)?;
+    Ok(Config {
+        staging: one(source, table, "staging", read_staging)?,
+        checks: one(source, table, "checks", read_checks)?,
+        check: read_check_list(source, table)?,
+        promotion: one(source, table, "promotion", read_promotion)?,
+        ghosts: one(source, table, "ghosts", read_ghosts)?,
+        retention: one(source, table, "retention", read_retention)?,
+    })
+}
+
+type Reader<T> = fn(Source<'_>, &DeTable<'_>, Range<usize>) -> Result<T, ConfigError>;
+
+/// The section `name`, or its defaults if the file has none.
+fn one<T: Default>(source: Source<'_>, table: &DeTable<'_>, name: &str, read: Reader<T>) -> Result<T, ConfigError> {
+    let Some(value) = table.get(name) else { return Ok(T::default()) };
+    match value.get_ref().as_table() {
+        Some(section) => read(source, section, value.span()),
+        None => Err(source.refuse(&value.span(), format!("\"{name}\" must be a section: [{name}]"))),
+    }
+}
+
+fn read_staging(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Staging, ConfigError> {
+    let section = Section::new(source, "[staging]", table, span, &["settle", "max_open"])?;
+    let usual = Staging::default();
+    Ok(Staging {
+        settle: section.duration("settle")?.unwrap_or(usual.settle),
+        max_open: section.duration("max_open")?.unwrap_or(usual.max_open),
+    })
+}
+
+fn read_checks(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Checks, ConfigError> {
+    let known = ["workers", "rollback_threshold", "retries", "backoff", "timeout"];
+    let section = Section::new(source, "[checks]", table, span, &known)?;
+    let usual = Checks::default();
+    let small = |key, low, high, usual: u32| {
+        Ok(section.number(key, low, high)?.and_then(|number| u32::try_from(number).ok()).unwrap_or(usual))
+    };
+    let timeout = section.duration("timeout")?.unwrap_or(usual.timeout);
+    if timeout.is_zero() {
+        return Err(section.refuse_at("timeout", "\"timeout\" in [checks] must be longer than nothing"));
+    }
+    Ok(Checks {
+        workers: section.number("workers", 1, 1024)?.and_then(|number| usize::try_from(number).ok()).unwrap_or(usual.workers),
+        rollback_threshold: small("rollback_threshold", 0, 1_000_000, usual.rollback_threshold)?,
+        retries: small("retries", 0, 1000, usual.retries)?,
+        backoff: section.duration("backoff")?.unwrap_or(usual.backoff),
+        timeout,
+    })
+}
+
+fn read_promotion(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Promotion, ConfigError> {
+    let section = Section::new(source, "[promotion]", table, span, &["mode", "window", "require_free", "pre"])?;
+    let usual = Promotion::default();
+    let modes = [PromotionMode::Auto, PromotionMode::Manual].map(|mode| (mode.as_str(), mode));
+    Ok(Promotion {
+        mode: section.word("mode", &modes)?.unwrap_or(usual.mode),
+        window: section.duration("window")?.unwrap_or(usual.window),
+        require_free: section.percent("require_free")?.unwrap_or(usual.require_free),
+        pre: section.commands("pre")?.unwrap_or(usual.pre),
+    })
+}
+
+fn read_ghosts(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Ghosts, ConfigError> {
+    let section = Section::new(source, "[ghosts]", table, span, &["retain"])?;
+    Ok(Ghosts { retain: section.duration("retain")?.unwrap_or(Ghosts::default().retain) })
+}
+
+fn read_retention(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Retention, ConfigError> {
+    let section = Section::new(source, "[retention]", table, span, &["keep_last", "keep_for"])?;
+    let usual = Retention::default();
+    Ok(Retention {
+        keep_last: section.number("keep_last", 1, u64::MAX)?.unwrap_or(usual.keep_last),
+        keep_for: section.duration("keep_for")?.unwrap_or(usual.keep_for),
+    })
+}
+
+fn read_check_list(source: Source<'_>, table: &DeTable<'_>) -> Result<Vec<Check>, ConfigError> {
+    let Some(value) = table.get("check") else { return Ok(Vec::new()) };
+    let misshapen = |at: &Spanned<DeValue<'_>>| source.refuse(&at.span(), "\"check\" must be a list of sections: [[check]]");
+    let list = value.get_ref().as_array().ok_or_else(|| misshapen(value))?;
+    let mut checks = Vec::with_capacity(list.len());
+    let mut names = HashMap::new();
+    for entry in list.iter() {
+        let section = entry.get_ref().as_table().ok_or_else(|| misshapen(entry))?;
+        let check = read_check(source, section, entry.span())?;
+        if names.insert(check.name.clone(), ()).is_some() {
+            let span = section.get("name").map_or_else(|| entry.span(), Spanned::span);
+            return Err(source.refuse(&span, format!("two checks are named \"{}\"; give each a name of its own", check.name)));
+        }
+        checks.push(check);
+    }
+    Ok(checks)
+}
+
+fn read_check(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Check, ConfigError> {
+    let known = ["name", "run", "builtin", "paths", "severity", "user"];
+    let section = Section::new(source, "[[check]]", table, span, &known)?;
+    let name = read_name(&section)?;
+    let paths = section.texts("paths")?.unwrap_or_default();
+    for glob in &paths {
+        if let Err(error) = globset::GlobBuilder::new(glob).literal_separator(true).build() {
+            return Err(section.refuse_at("paths", format!("\"{glob}\" in \"paths\" is not a glob: {}", error.kind())));
+        }
+    }
+    let severities = [Severity::Error, Severity::Warn].map(|severity| (severity.as_str(), severity));
+    Ok(Check {
+        action: read_action(&section, &name)?,
+        paths,
+        severity: section.word("severity", &severities)?.unwrap_or(Severity::Error),
+        user: read_user(&section)?,
+        name,
+    })
+}
+
+fn read_name(section: &Section<'_>) -> Result<String, ConfigError> {
+    let Some(name) = section.text("name")? else {
+        return Err(section.refuse_at("name", "a [[check]] has no \"name\""));
+    };
+    // The name is part of a file's name in logs and in the lineage.
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if !plain || name.is_empty() || name.len() > 64 || name.starts_with('.') {
+        let rule = "letters, digits, \"-\", \"_\" and \".\" (not first), at most 64";
+        return Err(section.refuse_at("name", format!("the name of a check is made of {rule}; \"{name}\" is not")));
+    }
+    Ok(name.to_owned())
+}
+
+fn read_action(section: &Section<'_>, name: &str) -> Result<Action, ConfigError> {
+    match (section.command("run")?, section.text("builtin")?) {
+        (Some(_), Some(_)) => Err(section.refuse_at("builtin", format!("check \"{name}\" has both \"run\" and \"builtin\"; keep one"))),
+        (None, None) => {
+            Err(section.refuse_at("name", format!("check \"{name}\" does nothing; give it \"run\" (a command) or \"builtin\"")))
+        }
+        (Some(command), None) => Ok(Action::Run(command)),
+        (None, Some(builtin)) if BUILTINS.contains(&builtin) => Ok(Action::Builtin(builtin.to_owned())),
+        (None, Some(builtin)) => {
+            Err(section.refuse_at("builtin", format!("there is no built-in check \"{builtin}\"; there are {}", BUILTINS.join(", "))))
+        }
+    }
+}
+
+fn read_user(section: &Section<'_>) -> Result<Option<User>, ConfigError> {
+    let Some(name) = section.text("user")? else { return Ok(None) };
+    if !section.has("run") {
+        return Err(section.refuse_at("user", "\"user\" is for commands; a built-in check runs in the daemon"));
+    }
+    match nix::unistd::User::from_name(name) {
+        Ok(Some(user)) => Ok(Some(User { name: name.to_owned(), uid: user.uid.as_raw(), gid: user.gid.as_raw() })),
+        Ok(None) => Err(section.refuse_at("user", format!("there is no user \"{name}\" on this machine"))),
+        Err(error) => Err(section.refuse_at("user", format!("user \"{name}\" can't be looked up: {}", error.desc()))),
+    }
+}

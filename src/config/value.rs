@@ -1,0 +1,184 @@
+//! Single values with their place in the file: each reader says what it wanted and what it found.
+
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{ConfigError, Percent};
+
+/// The text that is read, for the line of a place in it.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) text: &'a str,
+    pub(super) file: &'a Path,
+}
+
+impl Source<'_> {
+    /// A refusal with the line on which `span` begins.
+    pub(super) fn refuse(&self, span: &Range<usize>, reason: impl Into<String>) -> ConfigError {
+        let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        ConfigError { file: self.file.to_owned(), line: Some(line), reason: reason.into() }
+    }
+}
+
+/// A table whose keys are known: what is not asked for is unknown.
+pub(super) struct Section<'a> {
+    source: Source<'a>,
+    /// "[staging]" in messages; empty for the file itself.
+    title: &'static str,
+    table: &'a DeTable<'a>,
+    /// Where the table begins.
+    pub(super) span: Range<usize>,
+}
+
+impl<'a> Section<'a> {
+    /// The section `table`, which may have only `known` keys.
+    pub(super) fn new(
+        source: Source<'a>,
+        title: &'static str,
+        table: &'a DeTable<'a>,
+        span: Range<usize>,
+        known: &[&str],
+    ) -> Result<Self, ConfigError> {
+        for (key, _) in table {
+            let name: &str = key.get_ref();
+            if !known.contains(&name) {
+                return Err(source.refuse(&key.span(), unknown_key(name, title, known)));
+            }
+        }
+        Ok(Self { source, title, table, span })
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.table.get(key)
+    }
+
+    fn wrong(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) -> ConfigError {
+        let found = match value.get_ref() {
+            DeValue::String(text) => format!("\"{text}\""),
+            DeValue::Integer(number) => number.to_string(),
+            DeValue::Float(number) => number.to_string(),
+            DeValue::Boolean(truth) => truth.to_string(),
+            other => format!("a value of type {}", other.type_str()),
+        };
+        let place = if self.title.is_empty() { String::new() } else { format!(" in {}", self.title) };
+        self.source.refuse(&value.span(), format!("\"{key}\"{place} must be {wanted}, not {found}"))
+    }
+
+    /// A refusal at the value of `key` (at the section, if there is none).
+    pub(super) fn refuse_at(&self, key: &str, reason: impl Into<String>) -> ConfigError {
+        let span = self.get(key).map_or_else(|| self.span.clone(), Spanned::span);
+        self.source.refuse(&span, reason)
+    }
+
+    /// Whether `key` is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// A text.
+    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, ConfigError> {
+        self.get(key).map(|value| value.get_ref().as_str().ok_or_else(|| self.wrong(key, value, "a text in quotes"))).transpose()
+    }
+
+    /// A whole number from `low` to `high`.
+    pub(super) fn number(&self, key: &str, low: u64, high: u64) -> Result<Option<u64>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let number = value.get_ref().as_integer().and_then(|number| {
+            let digits = number.as_str().replace('_', "");
+            u64::from_str_radix(&digits, number.radix()).ok()
+        });
+        match number {
+            Some(number) if (low..=high).contains(&number) => Ok(Some(number)),
+            _ if high == u64::MAX => Err(self.wrong(key, value, &format!("a whole number of at least {low}"))),
+            _ => Err(self.wrong(key, value, &format!("a whole number from {low} to {high}"))),
+        }
+    }
+
+    /// A duration such as "200ms", "10m", "1h 30m".
+    pub(super) fn duration(&self, key: &str) -> Result<Option<Duration>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let wanted = "a duration such as \"200ms\", \"2s\", \"10m\" or \"30d\"";
+        let parsed = value.get_ref().as_str().and_then(|text| humantime::parse_duration(text).ok());
+        // A century is past any use, and far below where adding it to a moment could overflow.
+        match parsed {
+            Some(duration) if duration <= Duration::from_secs(100 * 366 * 86_400) => Ok(Some(duration)),
+            Some(_) => Err(self.wrong(key, value, "a duration of at most 100 years")),
+            None => Err(self.wrong(key, value, wanted)),
+        }
+    }
+
+    /// A percentage such as "5%".
+    pub(super) fn percent(&self, key: &str) -> Result<Option<Percent>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let parsed = value.get_ref().as_str().and_then(parse_percent);
+        parsed.map(Some).ok_or_else(|| self.wrong(key, value, "a percentage from \"0%\" to \"100%\""))
+    }
+
+    /// One of some words.
+    pub(super) fn word<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<Option<T>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let found = value.get_ref().as_str().and_then(|text| words.iter().find(|(word, _)| *word == text));
+        let wanted = || words.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ");
+        found.map(|(_, meaning)| Some(*meaning)).ok_or_else(|| self.wrong(key, value, &wanted()))
+    }
+
+    /// A list of texts.
+    pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<String>>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        texts(value.get_ref()).map(Some).ok_or_else(|| self.wrong(key, value, "a list of texts, such as [\"a\", \"b\"]"))
+    }
+
+    /// A command: a list of at least one text, the program first and not empty.
+    pub(super) fn command(&self, key: &str) -> Result<Option<Vec<String>>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let wanted = "a command as a list, such as [\"python3\", \"/etc/shadowfs/rows.py\"]";
+        texts(value.get_ref()).filter(|words| is_command(words)).map(Some).ok_or_else(|| self.wrong(key, value, wanted))
+    }
+
+    /// A list of commands.
+    pub(super) fn commands(&self, key: &str) -> Result<Option<Vec<Vec<String>>>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let wanted = "a list of commands, such as [[\"/etc/shadowfs/ready\", \"--fast\"]]";
+        let list = value.get_ref().as_array().ok_or_else(|| self.wrong(key, value, wanted))?;
+        let one = |entry: &Spanned<DeValue<'_>>| {
+            texts(entry.get_ref()).filter(|words| is_command(words)).ok_or_else(|| self.wrong(key, value, wanted))
+        };
+        list.iter().map(one).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+fn is_command(words: &[String]) -> bool {
+    // A NUL can't be in an argument; found here, it is a line of the file and not a failure at the first check.
+    words.first().is_some_and(|program| !program.is_empty()) && !words.iter().any(|word| word.contains('\0'))
+}
+
+fn texts(value: &DeValue<'_>) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|entry| entry.get_ref().as_str().map(str::to_owned)).collect()
+}
+
+fn parse_percent(text: &str) -> Option<Percent> {
+    let number: f64 = text.strip_suffix('%')?.trim().parse().ok()?;
+    if !(0.0..=100.0).contains(&number) {
+        return None;
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0 to 100,000 by the line above
+    let thousandths = (number * 1000.0).round() as u32;
+    Some(Percent(thousandths))
+}
+
+/// "unknown key "setle" in [staging]; did you mean "settle"?"
+fn unknown_key(name: &str, title: &str, known: &[&str]) -> String {
+    let place = if title.is_empty() { String::new() } else { format!(" in {title}") };
+    let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
+    match nearest {
+        Some(nearest) if strsim::jaro_winkler(name, nearest) > 0.7 => {
+            format!("unknown key \"{name}\"{place}; did you mean \"{nearest}\"?")
+        }
+        _ => format!("unknown key \"{name}\"{place}; the nearest known keys are {}", known.join(", ")),
+    }
+}

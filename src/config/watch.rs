@@ -1,0 +1,1 @@
+//! Tells when the configuration file may have changed on disk.
