@@ -19,5 +19,6 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod ids;
+pub mod lineage;
 pub mod store;
 pub mod tree;

@@ -4,8 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Digest, VersionId};
-use crate::store::record::{AttemptRecord, ChangeCounts, Reason, VersionState, Writer};
+use crate::ids::VersionId;
+pub use crate::lineage::doc::{AttemptDoc, ChangeDoc, ChangeKind, VersionDoc};
 
 /// A version as a user names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,78 +146,6 @@ pub enum Reply {
     Refused(Refusal),
 }
 
-/// A version, as `log`, `show` and all others print it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct VersionDoc {
-    /// "t7".
-    pub version: VersionId,
-    /// Its state.
-    pub state: VersionState,
-    /// What it stands on.
-    pub parent: Option<VersionId>,
-    /// Its content digest, once sealed.
-    pub digest: Option<Digest>,
-    /// Its message.
-    pub message: Option<String>,
-    /// RFC 3339, UTC, as all times here.
-    pub opened_at: String,
-    /// When it was sealed.
-    pub sealed_at: Option<String>,
-    /// When its verdict fell.
-    pub decided_at: Option<String>,
-    /// When it went to production.
-    pub promoted_at: Option<String>,
-    /// Counts of changed paths.
-    pub changes: ChangeCounts,
-    /// Who changed it.
-    pub writers: Vec<Writer>,
-    /// Why it is a ghost or aborted.
-    pub reason: Option<Reason>,
-    /// Its own checks have passed.
-    pub passed: bool,
-    /// Taken back by hand.
-    pub held: bool,
-    /// Kept by hand.
-    pub pinned: bool,
-    /// Whose changes it carries over.
-    pub rebased_from: Option<VersionId>,
-    /// Whose content it restores.
-    pub restored_from: Option<VersionId>,
-}
-
-/// The kinds of change of a path; the letters are git's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ChangeKind {
-    /// A: it is new.
-    Added,
-    /// M: its content differs.
-    Modified,
-    /// T: it is of another kind now.
-    Type,
-    /// P: only its attributes (mode, owner, times, xattrs) differ.
-    Properties,
-    /// D: it is gone.
-    Deleted,
-}
-
-/// A changed path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangeDoc {
-    /// The path in the dataset; bytes that are not UTF-8 are shown as U+FFFD in JSON, see `raw`.
-    pub path: String,
-    /// The path's bytes, where `path` could not show them.
-    pub raw: Option<Vec<u8>>,
-    /// What happened to it.
-    pub change: ChangeKind,
-    /// Size before, in bytes (regular files).
-    pub old_size: Option<u64>,
-    /// Size after.
-    pub new_size: Option<u64>,
-    /// Whether it is (or was) a regular file.
-    pub regular: bool,
-}
-
 /// A difference between two versions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiffDoc {
@@ -240,15 +168,6 @@ pub struct ShowDoc {
     pub attempts: Vec<AttemptDoc>,
     /// Its changes against its parent (at most 1,000; `version.changes` counts them all).
     pub changes: Vec<ChangeDoc>,
-}
-
-/// An attempt with the place of its output.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AttemptDoc {
-    /// The attempt.
-    pub attempt: AttemptRecord,
-    /// Its output, below the mount.
-    pub log: String,
 }
 
 /// A check that runs.
