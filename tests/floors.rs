@@ -201,8 +201,7 @@ fn starts_path(tokens: &[Token], index: usize) -> bool {
 
 /// `process::Command`, also in a group: `process::{self, Command}`, or a command reached through the module: `use std::process;`.
 fn is_process(tokens: &[Token], index: usize) -> bool {
-    if !tokens[index].is("process") || !(index > 1 && tokens[index - 1].is("::") && tokens[index - 2].is("std")) && !follows(tokens, index, &["::"])
-    {
+    if !tokens[index].is("process") {
         return false;
     }
     if follows(tokens, index, &["::", "{"]) {
