@@ -21,4 +21,5 @@ pub mod daemon;
 pub mod ids;
 pub mod lineage;
 pub mod store;
+pub mod sys;
 pub mod tree;

@@ -1,0 +1,14 @@
+//! The system calls that no safe crate has: the only module with unsafe code, a reason at each block.
+
+#![allow(unsafe_code)]
+
+pub mod bind;
+pub mod daemon;
+pub mod device;
+pub mod fusermount;
+pub mod mount;
+pub mod mountinfo;
+pub mod reflink;
+
+pub use daemon::{Daemonized, Ready, daemonize};
+pub use reflink::reflink;
