@@ -61,3 +61,76 @@ fn read_exact(reader: &mut impl Read, buffer: &mut [u8]) -> Result<(), WireError
         _ => WireError::Io(error),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::control::protocol::{AttemptDoc, ChangeDoc, ChangeKind, Reply, ShowDoc, VersionDoc};
+    use crate::ids::VersionId;
+    use crate::store::record::{AttemptRecord, ChangeCounts, Outcome, Reason, VersionState};
+
+    fn show() -> Reply {
+        let version = VersionDoc {
+            version: VersionId(7),
+            state: VersionState::Ghost,
+            parent: Some(VersionId(6)),
+            digest: None,
+            message: Some("m".to_owned()),
+            opened_at: "2026-01-01T00:00:00Z".to_owned(),
+            sealed_at: None,
+            decided_at: None,
+            promoted_at: None,
+            changes: ChangeCounts::default(),
+            writers: Vec::new(),
+            reason: Some(Reason::Conflict { with: VersionId(6), paths: vec!["a".to_owned()] }),
+            passed: false,
+            held: false,
+            pinned: false,
+            rebased_from: None,
+            restored_from: None,
+        };
+        let attempt = AttemptRecord {
+            version: VersionId(7),
+            check: "rows".to_owned(),
+            attempt: 2,
+            started_at: Timestamp { secs: 1, nanos: 2 },
+            took: std::time::Duration::from_millis(3),
+            outcome: Outcome::Failed { code: Some(4) },
+            rejects: true,
+            metrics: vec![("rows".to_owned(), 1.5)],
+        };
+        let changes = vec![ChangeDoc::new(b"\xffx", ChangeKind::Added, None, Some(3), true)];
+        Reply::Show(Box::new(ShowDoc { version, attempts: vec![AttemptDoc::new(&attempt)], changes }))
+    }
+
+    #[test]
+    fn frames_round_trip_one_after_the_other() {
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, &show()).unwrap();
+        write_frame(&mut bytes, &Reply::Nothing).unwrap();
+        let mut reader = bytes.as_slice();
+        assert_eq!(read_frame::<Reply>(&mut reader).unwrap(), show());
+        assert_eq!(read_frame::<Reply>(&mut reader).unwrap(), Reply::Nothing);
+        assert!(matches!(read_frame::<Reply>(&mut reader), Err(WireError::Ended)));
+    }
+
+    #[test]
+    fn a_frame_cut_anywhere_is_an_error() {
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, &show()).unwrap();
+        for length in 0..bytes.len() {
+            assert!(matches!(read_frame::<Reply>(&mut &bytes[..length]), Err(WireError::Ended)), "{length}");
+        }
+    }
+
+    #[test]
+    fn what_a_broken_peer_sends_is_refused() {
+        assert!(matches!(read_frame::<Reply>(&mut &u32::MAX.to_le_bytes()[..]), Err(WireError::TooLong(_))));
+        let mut bytes = 3_u32.to_le_bytes().to_vec();
+        bytes.extend([0xff, 0xff, 0xff]);
+        assert!(matches!(read_frame::<Reply>(&mut bytes.as_slice()), Err(WireError::Unknown(_))));
+    }
+}

@@ -5,3 +5,6 @@ pub mod event;
 pub mod files;
 pub mod json;
 pub mod text;
+
+#[cfg(test)]
+mod tests;

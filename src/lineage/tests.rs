@@ -1,0 +1,205 @@
+//! The forms that scripts and people rely on, written out.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::doc::{AttemptDoc, ChangeDoc, ChangeKind, VersionDoc};
+use super::event::{EventLine, json_line};
+use super::{files, text};
+use crate::clock::Timestamp;
+use crate::ids::{Digest, EventSeq, NodeId, VersionId};
+use crate::store::event::{Event, EventKind};
+use crate::store::record::{AttemptRecord, ChangeCounts, Outcome, Reason, RootRef, VersionRecord, VersionState, Writer};
+
+const AT: Timestamp = Timestamp { secs: 1_767_225_600, nanos: 250_000_000 };
+
+fn event(version: Option<u64>, what: EventKind) -> Event {
+    Event { seq: EventSeq(3), at: AT, version: version.map(VersionId), what, previous: Digest([1; 32]), digest: Digest([2; 32]) }
+}
+
+fn writer() -> Writer {
+    Writer { uid: 1000, pid: 42, command: "cp".to_owned() }
+}
+
+fn counts() -> ChangeCounts {
+    ChangeCounts { added: 1, modified: 2, deleted: 3, bytes: 4 }
+}
+
+/// One of each kind, with the sentence that tells of it.
+fn every_kind() -> Vec<(EventKind, &'static str)> {
+    let (t1, t2) = (VersionId(1), VersionId(2));
+    let digest = Digest([7; 32]);
+    let conflict = Reason::Conflict { with: t1, paths: ["a", "b", "c", "d"].map(str::to_owned).to_vec() };
+    let failed = Reason::ChecksFailed { checks: vec!["rows".to_owned()], summary: "rows failed 3 times".to_owned() };
+    vec![
+        (EventKind::Initialized { from: None }, "store made, empty"),
+        (EventKind::Initialized { from: Some("/data".to_owned()) }, "store made from /data"),
+        (EventKind::Opened { parent: t1, writer: Some(writer()) }, "opened on t1 by cp (pid 42, uid 1000)"),
+        (EventKind::Opened { parent: t1, writer: None }, "opened on t1"),
+        (
+            EventKind::Sealed { digest, changes: counts(), writers: vec![writer()], message: Some("new rows".to_owned()) },
+            "sealed: +1 ~2 -3, by cp (pid 42, uid 1000): new rows",
+        ),
+        (
+            EventKind::Checked { check: "rows".to_owned(), attempt: 2, outcome: Outcome::Failed { code: Some(1) }, took_ms: 2_540 },
+            "check rows, attempt 2: failed (exit 1) after 2.5 s",
+        ),
+        (EventKind::Validated, "valid: all its checks and its ancestors' passed"),
+        (EventKind::Rejected { reason: failed }, "rejected, a ghost now: rows failed 3 times"),
+        (
+            EventKind::Rejected { reason: conflict },
+            "rejected, a ghost now: its changes overlap with those of t1, which was rejected: a, b, c and 1 more",
+        ),
+        (EventKind::RolledBack { from: t2, to: t1 }, "staging rolled back from t2 to t1"),
+        (EventKind::Rebased { from: t2, onto: t1 }, "carries the changes of t2 over onto t1"),
+        (EventKind::Aborted { reason: Reason::Unchanged }, "aborted: nothing had changed"),
+        (EventKind::Aborted { reason: Reason::Discarded }, "aborted: discarded by the user"),
+        (EventKind::Aborted { reason: Reason::Rebased { into: t2 } }, "aborted: its changes live on in t2"),
+        (EventKind::Promoted { replaces: t1, batch: vec![t2], digest }, "promoted to production in place of t1"),
+        (EventKind::Promoted { replaces: t1, batch: vec![t1, t2], digest }, "promoted to production in place of t1, batch t1, t2"),
+        (EventKind::Superseded { by: t2 }, "superseded by t2"),
+        (EventKind::HeldBack { why: "3% free".to_owned() }, "promotion put off: 3% free"),
+        (EventKind::ProductionRolledBack { from: t2, to: t1 }, "production put back by hand from t2 to t1"),
+        (EventKind::Held, "held: not promoted until someone says so"),
+        (EventKind::Released, "released: may be promoted again"),
+        (EventKind::Restored { from: t1 }, "restores the content of t1"),
+        (EventKind::Tagged { name: "q3".to_owned() }, "tagged q3"),
+        (EventKind::Pinned, "pinned: kept whatever its age"),
+        (EventKind::Expired, "expired: only its record and logs are left"),
+        (EventKind::ConfigLoaded, "configuration loaded"),
+        (EventKind::ConfigRefused { why: "x:1: y".to_owned() }, "configuration refused, the old one stays: x:1: y"),
+        (EventKind::Mounted { at: "/mnt".to_owned(), recovered: false }, "mounted at /mnt"),
+        (
+            EventKind::Mounted { at: "/mnt".to_owned(), recovered: true },
+            "mounted at /mnt, recovered: the daemon before ended without unmounting",
+        ),
+        (EventKind::Unmounted, "unmounted"),
+    ]
+}
+
+#[test]
+fn every_event_is_one_flat_line_that_reads_back() {
+    for (what, _) in every_kind() {
+        let event = event(Some(1), what);
+        let line = json_line(&event);
+        assert!(!line.contains('\n'));
+        assert!(line.starts_with(r#"{"seq":3,"at":"2026-01-01T00:00:00.250000Z","version":"t1","event":""#), "{line}");
+        assert!(line.ends_with(&format!(r#","previous":"{}","digest":"{}"}}"#, event.previous, event.digest)), "{line}");
+        let back: EventLine = serde_json::from_str(&line).unwrap();
+        assert_eq!(back, EventLine::from(&event));
+        // A key twice would hide one of the two from every reader.
+        let keys = line.matches("\"at\":").count() + line.matches("\"digest\":").count() + line.matches("\"version\":").count();
+        assert_eq!(keys, 3, "{line}");
+    }
+}
+
+#[test]
+fn an_outcome_is_flat_beside_its_check() {
+    let what = EventKind::Checked { check: "rows".to_owned(), attempt: 1, outcome: Outcome::Killed { signal: 9 }, took_ms: 5 };
+    let line: Value = serde_json::from_str(&json_line(&event(Some(1), what))).unwrap();
+    assert_eq!(line["event"], "checked");
+    assert_eq!(line["outcome"], "killed");
+    assert_eq!(line["signal"], 9);
+    let line = json_line(&event(None, EventKind::Unmounted));
+    assert!(!line.contains("version"), "{line}");
+}
+
+#[test]
+fn every_event_has_its_sentence() {
+    for (what, expected) in every_kind() {
+        assert_eq!(text::sentence(&what), expected);
+    }
+}
+
+#[test]
+fn text_is_aligned_and_never_steers_a_terminal() {
+    let mut lines = vec![EventLine::from(&event(None, EventKind::Unmounted)), EventLine::from(&event(Some(10), EventKind::Validated))];
+    lines.push(EventLine::from(&event(Some(2), EventKind::Tagged { name: "a\x1b[31m\nb".to_owned() })));
+    let shown = text::render(&lines);
+    let expected = "2026-01-01 00:00:00       unmounted\n\
+                    2026-01-01 00:00:00  t10  valid: all its checks and its ancestors' passed\n\
+                    2026-01-01 00:00:00  t2   tagged a\\u{1b}[31m\\nb\n";
+    assert_eq!(shown, expected);
+}
+
+fn record() -> VersionRecord {
+    VersionRecord {
+        version: VersionId(7),
+        state: VersionState::Ghost,
+        parent: Some(VersionId(6)),
+        root: Some(RootRef { node: NodeId(1), digest: Digest([3; 32]), entries: 9 }),
+        message: None,
+        opened_at: AT,
+        sealed_at: Some(AT),
+        decided_at: None,
+        promoted_at: None,
+        changes: counts(),
+        writers: vec![writer()],
+        reason: Some(Reason::ChecksFailed { checks: vec!["rows".to_owned()], summary: "rows failed".to_owned() }),
+        passed: false,
+        held: false,
+        pinned: false,
+        rebased_from: None,
+        restored_from: None,
+    }
+}
+
+#[test]
+fn a_version_is_the_document_of_the_contract() {
+    let shown: Value = serde_json::from_slice(&files::version_json(&record())).unwrap();
+    let at = "2026-01-01T00:00:00.250000Z";
+    let expected = json!({
+        "version": "t7", "state": "ghost", "parent": "t6", "digest": "03".repeat(32), "message": null,
+        "opened_at": at, "sealed_at": at, "decided_at": null, "promoted_at": null,
+        "changes": {"added": 1, "modified": 2, "deleted": 3, "bytes": 4},
+        "writers": [{"uid": 1000, "pid": 42, "command": "cp"}],
+        "reason": {"kind": "checks_failed", "checks": ["rows"], "summary": "rows failed"},
+        "passed": false, "held": false, "pinned": false, "rebased_from": null, "restored_from": null,
+    });
+    assert_eq!(shown, expected);
+    let doc = VersionDoc::from(&record());
+    assert_eq!(serde_json::from_value::<VersionDoc>(shown).unwrap(), doc);
+}
+
+fn attempt(number: u32, check: &str, outcome: Outcome) -> AttemptRecord {
+    AttemptRecord {
+        version: VersionId(7),
+        check: check.to_owned(),
+        attempt: number,
+        started_at: AT,
+        took: Duration::from_millis(1_250),
+        outcome,
+        rejects: true,
+        metrics: vec![("rows".to_owned(), 1.5)],
+    }
+}
+
+#[test]
+fn a_check_has_its_own_attempts_in_order() {
+    let attempts =
+        [attempt(2, "rows", Outcome::Passed), attempt(1, "other", Outcome::Passed), attempt(1, "rows", Outcome::Failed { code: None })];
+    let shown: Value = serde_json::from_slice(&files::check_json(VersionId(7), "rows", &attempts)).unwrap();
+    let first = json!({
+        "version": "t7", "check": "rows", "attempt": 1, "started_at": "2026-01-01T00:00:00.250000Z",
+        "ended_at": "2026-01-01T00:00:01.500000Z", "took_ms": 1250, "outcome": "failed", "code": null,
+        "rejects": true, "metrics": {"rows": 1.5}, "log": "lineage/t7/checks/rows.1.log",
+    });
+    assert_eq!(shown["attempts"][0], first);
+    assert_eq!(shown["attempts"][1]["outcome"], "passed");
+    assert_eq!(shown["attempts"].as_array().unwrap().len(), 2);
+    assert_eq!(serde_json::to_value(AttemptDoc::new(&attempts[2])).unwrap(), first);
+}
+
+#[test]
+fn changed_paths_are_lines_and_keep_bytes_that_are_no_text() {
+    let changes =
+        [ChangeDoc::new(b"a/b", ChangeKind::Modified, Some(1), Some(2), true), ChangeDoc::new(b"\xff", ChangeKind::Added, None, None, false)];
+    let lines = String::from_utf8(files::changes_jsonl(changes.clone())).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0], json!({"path": "a/b", "raw": null, "change": "modified", "old_size": 1, "new_size": 2, "regular": true}));
+    assert_eq!(lines[1]["path"], "\u{fffd}");
+    assert_eq!(lines[1]["raw"], json!([255]));
+    assert_eq!(changes[1].bytes(), b"\xff");
+}
