@@ -23,3 +23,4 @@ pub mod lineage;
 pub mod store;
 pub mod sys;
 pub mod tree;
+pub mod version;
