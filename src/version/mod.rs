@@ -1,6 +1,7 @@
 //! The life of a version's content: the open version that staging shows, its seal, its rebase, its rollback.
 
 pub mod error;
+pub mod import;
 pub mod staging;
 
 pub use error::{FsError, FsResult};
