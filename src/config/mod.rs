@@ -5,6 +5,8 @@
 
 mod default;
 mod parse;
+#[cfg(test)]
+mod tests;
 mod value;
 pub mod watch;
 

@@ -1,0 +1,171 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("shadowfs.toml"))
+}
+
+fn refusal(text: &str) -> String {
+    parse(text).expect_err(text).to_string()
+}
+
+/// The example of the contract, whole.
+const CONTRACT: &str = r#"
+[staging]
+settle = "200ms"
+max_open = "10m"          # seal at the first moment without writers past this age
+
+[checks]
+workers = 4               # default: CPU cores
+rollback_threshold = 2
+retries = 2
+backoff = "250ms"         # doubles each time
+timeout = "5m"
+
+[[check]]
+name = "rows"
+run = ["python3", "/etc/shadowfs/rows.py"]
+paths = ["**/*.csv"]
+severity = "error"
+user = "root"
+
+[[check]]
+name = "csv"
+builtin = "csv"
+severity = "warn"
+
+[promotion]
+mode = "auto"
+window = "2s"
+require_free = "5%"
+pre = []
+
+[ghosts]
+retain = "24h"
+
+[retention]
+keep_last = 50
+keep_for = "30d"
+"#;
+
+#[test]
+fn the_example_of_the_contract_is_read_and_its_values_are_the_defaults() {
+    let config = parse(CONTRACT).unwrap();
+    assert_eq!(config.staging, Staging::default());
+    assert_eq!(config.checks, Checks { workers: 4, ..Checks::default() });
+    assert_eq!(config.promotion, Promotion::default());
+    assert_eq!(config.ghosts, Ghosts::default());
+    assert_eq!(config.retention, Retention::default());
+    let [rows, csv] = config.check.as_slice() else { panic!("two checks") };
+    assert_eq!(rows.action, Action::Run(vec!["python3".to_owned(), "/etc/shadowfs/rows.py".to_owned()]));
+    assert_eq!(rows.user, Some(User { name: "root".to_owned(), uid: 0, gid: 0 }));
+    assert_eq!((csv.severity, &csv.action), (Severity::Warn, &Action::Builtin("csv".to_owned())));
+}
+
+#[test]
+fn nothing_and_the_file_that_init_writes_are_the_defaults() {
+    assert_eq!(parse("").unwrap(), Config::default());
+    assert_eq!(parse(DEFAULT_FILE).unwrap(), Config::default());
+}
+
+#[test]
+fn the_example_check_in_the_file_that_init_writes_is_valid() {
+    let example: String = DEFAULT_FILE.lines().skip_while(|line| !line.contains("[[check]]")).take(6).fold(String::new(), |all, line| {
+        all + line.trim_start_matches("# ") + "\n"
+    });
+    assert_eq!(parse(&example.replace("nobody", "root")).unwrap().check.len(), 1);
+}
+
+#[test]
+fn every_mistake_is_one_line_with_its_place() {
+    let check = "[[check]]\nname = \"a\"\n";
+    let cases = [
+        ("\n[staging]\nsetle = \"1s\"", "shadowfs.toml:3: unknown key \"setle\" in [staging]; did you mean \"settle\"?"),
+        ("[stageing]\n", "shadowfs.toml:1: unknown key \"stageing\"; did you mean \"staging\"?"),
+        ("[checks]\nzzz = 1", "shadowfs.toml:2: unknown key \"zzz\" in [checks]; the nearest known keys are workers, \
+            rollback_threshold, retries, backoff, timeout"),
+        ("[staging]\nsettle = \"soon\"", "shadowfs.toml:2: \"settle\" in [staging] must be a duration such as \"200ms\", \"2s\", \
+            \"10m\" or \"30d\", not \"soon\""),
+        ("[staging]\nsettle = 200", "shadowfs.toml:2: \"settle\" in [staging] must be a duration such as \"200ms\", \"2s\", \"10m\" \
+            or \"30d\", not 200"),
+        ("[ghosts]\nretain = \"900y\"", "shadowfs.toml:2: \"retain\" in [ghosts] must be a duration of at most 100 years, not \"900y\""),
+        ("[promotion]\nrequire_free = \"105%\"", "shadowfs.toml:2: \"require_free\" in [promotion] must be a percentage from \"0%\" to \
+            \"100%\", not \"105%\""),
+        ("[promotion]\nmode = \"automatic\"", "shadowfs.toml:2: \"mode\" in [promotion] must be \"auto\" or \"manual\", not \"automatic\""),
+        ("[promotion]\npre = [\"true\"]", "shadowfs.toml:2: \"pre\" in [promotion] must be a list of commands, such as \
+            [[\"/etc/shadowfs/ready\", \"--fast\"]], not a value of type array"),
+        ("[checks]\nworkers = 0", "shadowfs.toml:2: \"workers\" in [checks] must be a whole number from 1 to 1024, not 0"),
+        ("[checks]\ntimeout = \"0s\"", "shadowfs.toml:2: \"timeout\" in [checks] must be longer than nothing"),
+        ("[retention]\nkeep_last = -1", "shadowfs.toml:2: \"keep_last\" in [retention] must be a whole number of at least 1, not -1"),
+        ("staging = 1", "shadowfs.toml:1: \"staging\" must be a section: [staging]"),
+        ("[check]\nname = \"a\"", "shadowfs.toml:1: \"check\" must be a list of sections: [[check]]"),
+        ("[[check]]\nrun = [\"true\"]", "shadowfs.toml:1: a [[check]] has no \"name\""),
+        (&format!("{check}run = [\"true\"]\n{check}run = [\"true\"]"), "shadowfs.toml:5: two checks are named \"a\"; give each a name \
+            of its own"),
+        (check, "shadowfs.toml:2: check \"a\" does nothing; give it \"run\" (a command) or \"builtin\""),
+        (&format!("{check}run = [\"true\"]\nbuiltin = \"csv\""), "shadowfs.toml:4: check \"a\" has both \"run\" and \"builtin\"; keep one"),
+        (&format!("{check}run = []"), "shadowfs.toml:3: \"run\" in [[check]] must be a command as a list, such as [\"python3\", \
+            \"/etc/shadowfs/rows.py\"], not a value of type array"),
+        (&format!("{check}builtin = \"cvs\""), "shadowfs.toml:3: there is no built-in check \"cvs\"; there are csv, json, jsonl, utf8"),
+        (&format!("{check}run = [\"true\"]\npaths = [\"a[\"]"), "shadowfs.toml:4: \"a[\" in \"paths\" is not a glob: unclosed character \
+            class; missing ']'"),
+        (&format!("{check}run = [\"true\"]\nuser = \"no-such-user\""), "shadowfs.toml:4: there is no user \"no-such-user\" on this machine"),
+        (&format!("{check}builtin = \"csv\"\nuser = \"root\""), "shadowfs.toml:4: \"user\" is for commands; a built-in check runs in the \
+            daemon"),
+        ("[[check]]\nname = \"a/b\"", "shadowfs.toml:2: the name of a check is made of letters, digits, \"-\", \"_\" and \".\" (not \
+            first), at most 64; \"a/b\" is not"),
+    ];
+    for (text, message) in cases {
+        assert_eq!(refusal(text), message, "{text}");
+    }
+}
+
+#[test]
+fn broken_toml_is_one_line_with_its_place() {
+    for text in ["[staging\n", "[staging]\nsettle = \n", "[staging]\nsettle = \"1s\"\nsettle = \"2s\"", "a = \u{1}"] {
+        let message = refusal(text);
+        assert!(message.starts_with("shadowfs.toml:"), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn a_file_that_can_not_be_read_is_named() {
+    let error = Config::load(Path::new("/no/such/shadowfs.toml")).expect_err("no such file");
+    assert_eq!(error.to_string(), "/no/such/shadowfs.toml: can't be read: No such file or directory (os error 2)");
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_out_is_read_back(
+        settle in 0u64..100_000, workers in 1usize..1024, threshold in 0u32..9, percent in 0u32..=100_000,
+        manual: bool, names in prop::collection::btree_set("[a-z][a-z.-]{0,9}", 0..4), word in "\\PC{1,12}",
+    ) {
+        let mut config = Config::default();
+        config.staging.settle = Duration::from_millis(settle);
+        config.checks = Checks { workers, rollback_threshold: threshold, ..config.checks };
+        config.promotion.require_free = Percent(percent);
+        config.promotion.mode = if manual { PromotionMode::Manual } else { PromotionMode::Auto };
+        config.promotion.pre = vec![vec![word.clone(), String::new()]];
+        config.check = names.into_iter().map(|name| Check {
+            name,
+            action: if manual { Action::Run(vec![word.clone(), "\"'\\\n".to_owned()]) } else { Action::Builtin("json".to_owned()) },
+            paths: vec!["**/*.csv".to_owned()],
+            severity: if manual { Severity::Warn } else { Severity::Error },
+            user: manual.then(|| User { name: "root".to_owned(), uid: 0, gid: 0 }),
+        }).collect();
+        let text = config.to_toml();
+        prop_assert_eq!(parse(&text).map_err(|error| error.to_string()), Ok(config), "{}", text);
+    }
+
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC{0,60}", section in "(\\[|\\[\\[)?(staging|checks|check|promotion)\\]{0,2}") {
+        let _ = parse(&text);
+        let _ = parse(&format!("{section}\n{text}"));
+    }
+}
