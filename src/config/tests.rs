@@ -1,3 +1,4 @@
+//! The configuration from the outside: what is read, what is refused with which line, what is written back.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 use std::path::Path;
 use std::time::Duration;

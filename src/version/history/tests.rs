@@ -1,3 +1,4 @@
+//! Decisions of the history, one situation each.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 use super::*;
 use crate::ids::{Digest, Ino, NodeId, ObjectId, PackId};
