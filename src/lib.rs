@@ -14,6 +14,7 @@
 //! | `sys` | the system calls no safe crate has |
 //! | `config`, `ids`, `clock` | plain data |
 
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod control;

@@ -1,0 +1,101 @@
+//! Which checks apply to a change.
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::config::{Action, Check};
+
+/// A check with its globs compiled.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    globs: Option<GlobSet>,
+}
+
+/// A glob that does not compile (the configuration refuses those before).
+#[derive(Debug, thiserror::Error)]
+#[error("check \"{check}\": {source}")]
+pub struct PlanError {
+    check: String,
+    source: globset::Error,
+}
+
+impl Plan {
+    /// Of a check. A built-in one without `paths` has those of its kind of file.
+    pub fn new(check: &Check) -> Result<Self, PlanError> {
+        let own: Vec<&str> = check.paths.iter().map(String::as_str).collect();
+        let globs = match &check.action {
+            Action::Builtin(name) if own.is_empty() => super::builtin::default_paths(name).to_vec(),
+            Action::Builtin(_) | Action::Run(_) => own,
+        };
+        if globs.is_empty() {
+            return Ok(Self { globs: None });
+        }
+        let failed = |source| PlanError { check: check.name.clone(), source };
+        let mut set = GlobSetBuilder::new();
+        for glob in globs {
+            set.add(GlobBuilder::new(glob).literal_separator(true).build().map_err(failed)?);
+        }
+        set.build().map(|globs| Self { globs: Some(globs) }).map_err(failed)
+    }
+
+    /// Whether the check looks at `path` (relative to the dataset's root).
+    #[must_use]
+    pub fn looks_at(&self, path: &[u8]) -> bool {
+        use std::os::unix::ffi::OsStrExt as _;
+        self.globs.as_ref().is_none_or(|globs| globs.is_match(std::ffi::OsStr::from_bytes(path)))
+    }
+
+    /// Whether the check applies to a change of `paths`: without globs always, else if one of them matches.
+    pub fn applies<'a>(&self, paths: impl IntoIterator<Item = &'a [u8]>) -> bool {
+        self.globs.is_none() || paths.into_iter().any(|path| self.looks_at(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::config::Severity;
+
+    fn plan(action: Action, paths: &[&str]) -> Plan {
+        let paths = paths.iter().map(|glob| (*glob).to_owned()).collect();
+        Plan::new(&Check { name: "a".to_owned(), action, paths, severity: Severity::Error, user: None }).unwrap()
+    }
+
+    fn command(paths: &[&str]) -> Plan {
+        plan(Action::Run(vec!["true".to_owned()]), paths)
+    }
+
+    #[test]
+    fn without_globs_a_command_always_applies() {
+        assert!(command(&[]).applies([]));
+        assert!(command(&[]).applies([b"a".as_slice()]));
+    }
+
+    #[test]
+    fn globs_match_whole_paths_and_a_star_ends_at_a_slash() {
+        for (glob, path, expected) in [
+            ("**/*.csv", "a.csv", true),
+            ("**/*.csv", "b/c/a.csv", true),
+            ("*.csv", "a.csv", true),
+            ("*.csv", "b/a.csv", false),
+            ("data/**", "data/b/c", true),
+            ("data/**", "database", false),
+            ("{a,b}/*.txt", "b/x.txt", true),
+            ("a?[0-9]", "ab7", true),
+            ("a.csv", "A.CSV", false),
+        ] {
+            assert_eq!(command(&[glob]).applies([path.as_bytes()]), expected, "{glob} {path}");
+        }
+        assert!(command(&["*.a", "*.b"]).applies([b"x".as_slice(), b"x.b"]));
+        assert!(command(&["*"]).applies([b"\xff\xfe".as_slice()]));
+        assert!(!command(&["*"]).applies([]));
+    }
+
+    #[test]
+    fn a_built_in_check_looks_at_its_kind_of_file() {
+        let csv = plan(Action::Builtin("csv".to_owned()), &[]);
+        assert!(csv.applies([b"a/b.csv".as_slice()]) && !csv.applies([b"a/b.json".as_slice()]));
+        assert!(plan(Action::Builtin("csv".to_owned()), &["*.txt"]).applies([b"b.txt".as_slice()]));
+        assert!(plan(Action::Builtin("utf8".to_owned()), &[]).applies([b"a/b".as_slice()]));
+    }
+}
