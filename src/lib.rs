@@ -22,6 +22,7 @@ pub mod daemon;
 pub mod fs;
 pub mod ids;
 pub mod lineage;
+pub mod promote;
 pub mod store;
 pub mod sys;
 pub mod tree;

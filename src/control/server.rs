@@ -1,0 +1,218 @@
+//! The daemon's side of the control socket: who may connect, how many at once, one request and one reply each.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use super::client::SOCKET;
+use super::protocol::{ErrorKind, Refusal, Reply, Request};
+use super::wire::{WireError, read_frame, write_frame};
+
+/// Connections served at once; a `wait` holds one for as long as it waits.
+const MOST_CONNECTIONS: usize = 64;
+/// How long a peer may take to send its request or to take its reply: it must not hold a connection for nothing.
+const PEER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Answers requests; called from a thread of the connection's own, so it may block.
+pub trait Handler: Send + Sync + 'static {
+    /// The reply to `request`.
+    fn handle(&self, request: Request) -> Reply;
+}
+
+/// The listening socket. Dropped, it is removed and nobody connects any more; replies under way are still sent.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    stop: Arc<AtomicBool>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// Binds STORE/control.sock. The caller holds the store, so a socket that is there belongs to a daemon that is gone.
+///
+/// # Errors
+/// What the system said of the directory, the old socket or the new one.
+pub fn serve(store: &Path, handler: Arc<dyn Handler>) -> io::Result<Server> {
+    let path = store.join(SOCKET);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // sun_path holds 108 bytes, a store's path may be longer: bind through the directory's descriptor. The store is 0700, so nobody
+    // else can connect between bind and chmod.
+    let directory = File::open(store)?;
+    let listener = UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()))?;
+    fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let acceptor = std::thread::Builder::new().name("control".to_owned()).spawn(move || accept(&listener, &handler, &stopped))?;
+    Ok(Server { path, stop, acceptor: Some(acceptor) })
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        // A connection of our own wakes the acceptor.
+        if let Some(parent) = self.path.parent()
+            && let Ok(directory) = File::open(parent)
+        {
+            let _ = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()));
+        }
+        let _ = fs::remove_file(&self.path);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+fn accept(listener: &UnixListener, handler: &Arc<dyn Handler>, stop: &AtomicBool) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    loop {
+        let stream = match listener.accept() {
+            _ if stop.load(Ordering::Acquire) => return,
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "control socket: a connection could not be accepted");
+                // Out of descriptors, most likely: it would fail again at once.
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+        };
+        if connections.fetch_add(1, Ordering::AcqRel) >= MOST_CONNECTIONS {
+            connections.fetch_sub(1, Ordering::AcqRel);
+            refuse(&stream, ErrorKind::Temporary, format!("{MOST_CONNECTIONS} commands are being served already; try again"));
+            continue;
+        }
+        let (handler, count) = (Arc::clone(handler), Arc::clone(&connections));
+        let served = std::thread::Builder::new().name("control-peer".to_owned()).spawn(move || {
+            serve_peer(&stream, handler.as_ref());
+            count.fetch_sub(1, Ordering::AcqRel);
+        });
+        if let Err(error) = served {
+            connections.fetch_sub(1, Ordering::AcqRel);
+            tracing::warn!(%error, "control socket: no thread for a connection");
+        }
+    }
+}
+
+fn serve_peer(stream: &UnixStream, handler: &dyn Handler) {
+    let patient = stream.set_read_timeout(Some(PEER_PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PEER_PATIENCE)));
+    if let Err(error) = patient {
+        tracing::warn!(%error, "control socket: no time limit");
+        return;
+    }
+    match getsockopt(stream, PeerCredentials) {
+        Ok(peer) if may_connect(peer.uid(), nix::unistd::geteuid().as_raw()) => {}
+        Ok(peer) => {
+            let line = format!("uid {} may not command this daemon; only its user and root may", peer.uid());
+            return refuse(stream, ErrorKind::Failed, line);
+        }
+        Err(error) => return refuse(stream, ErrorKind::Failed, format!("who is asking is not known: {error}")),
+    }
+    let reply = match read_frame::<Request>(&mut &*stream) {
+        Ok(request) => handler.handle(request),
+        // Somebody who only looks whether a daemon is there.
+        Err(WireError::Ended) => return,
+        Err(error) => {
+            let line = format!("{error}; the command line and the daemon must be of one version: unmount and mount again");
+            return refuse(stream, ErrorKind::Failed, line);
+        }
+    };
+    send(stream, &reply);
+}
+
+/// Root and the daemon's own user.
+const fn may_connect(peer: u32, own: u32) -> bool {
+    peer == 0 || peer == own
+}
+
+fn refuse(stream: &UnixStream, kind: ErrorKind, message: String) {
+    send(stream, &Reply::Refused(Refusal { kind, message }));
+}
+
+fn send(stream: &UnixStream, reply: &Reply) {
+    match write_frame(&mut &*stream, reply) {
+        // The peer did not wait for its reply: its right.
+        Ok(()) | Err(WireError::Io(_)) => {}
+        Err(error) => {
+            tracing::warn!(%error, "control socket: a reply could not be sent");
+            let line = format!("the answer could not be sent: {error}; ask for less");
+            let _ = write_frame(&mut &*stream, &Reply::Refused(Refusal { kind: ErrorKind::Failed, message: line }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::io::Write;
+
+    use super::*;
+
+    struct Echo;
+
+    impl Handler for Echo {
+        fn handle(&self, request: Request) -> Reply {
+            Reply::Text(format!("{request:?}"))
+        }
+    }
+
+    fn connect(store: &Path) -> UnixStream {
+        UnixStream::connect(store.join(SOCKET)).unwrap()
+    }
+
+    #[test]
+    fn a_request_gets_its_reply_and_a_dead_socket_is_replaced() {
+        let store = tempfile::tempdir().unwrap();
+        drop(UnixListener::bind(store.path().join(SOCKET)).unwrap());
+        let server = serve(store.path(), Arc::new(Echo)).unwrap();
+        let mode = fs::metadata(store.path().join(SOCKET)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        let mut stream = connect(store.path());
+        write_frame(&mut stream, &Request::Abort).unwrap();
+        assert_eq!(read_frame::<Reply>(&mut stream).unwrap(), Reply::Text("Abort".to_owned()));
+        drop(server);
+        assert!(!store.path().join(SOCKET).exists());
+    }
+
+    #[test]
+    fn a_store_with_a_path_longer_than_a_socket_address_is_served() {
+        let root = tempfile::tempdir().unwrap();
+        let store = root.path().join("d".repeat(200));
+        fs::create_dir(&store).unwrap();
+        let _server = serve(&store, Arc::new(Echo)).unwrap();
+        let directory = File::open(&store).unwrap();
+        let mut stream = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())).unwrap();
+        write_frame(&mut stream, &Request::Status).unwrap();
+        assert_eq!(read_frame::<Reply>(&mut stream).unwrap(), Reply::Text("Status".to_owned()));
+    }
+
+    #[test]
+    fn garbage_is_refused_and_the_next_peer_served() {
+        let store = tempfile::tempdir().unwrap();
+        let _server = serve(store.path(), Arc::new(Echo)).unwrap();
+        let mut garbage = connect(store.path());
+        garbage.write_all(&[3, 0, 0, 0, 0xff, 0xff, 0xff]).unwrap();
+        let Reply::Refused(refusal) = read_frame::<Reply>(&mut garbage).unwrap() else { unreachable!("garbage was taken") };
+        assert!(refusal.message.contains("must be of one version"), "{refusal}");
+        drop(connect(store.path()));
+        let mut stream = connect(store.path());
+        write_frame(&mut stream, &Request::Ghosts).unwrap();
+        assert_eq!(read_frame::<Reply>(&mut stream).unwrap(), Reply::Text("Ghosts".to_owned()));
+    }
+
+    #[test]
+    fn only_the_daemons_user_and_root_may_command_it() {
+        assert!(may_connect(0, 1000) && may_connect(1000, 1000));
+        assert!(!may_connect(1001, 1000));
+    }
+}
