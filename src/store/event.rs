@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::codec;
 use super::record::{ChangeCounts, Outcome, Reason, Writer};
 use crate::clock::Timestamp;
 use crate::ids::{Digest, EventSeq, VersionId};
@@ -21,6 +22,42 @@ pub struct Event {
     pub previous: Digest,
     /// BLAKE3 over `previous` and this event's other fields, in the codec's form.
     pub digest: Digest,
+}
+
+impl Event {
+    /// The digest that this event must have: BLAKE3 over `previous` and the codec's form of (`seq`, `at`, `version`, `what`).
+    #[must_use]
+    pub fn expected_digest(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.previous.0).update(&codec::encode(&(self.seq, self.at, self.version, &self.what)));
+        hasher.finalize().into()
+    }
+}
+
+/// Where a chain of events breaks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainBreak {
+    /// The event is not what was chained.
+    #[error("event {0}: its digest does not match its content")]
+    Altered(EventSeq),
+    /// The event does not follow the one before.
+    #[error("event {0}: it does not follow the event before it")]
+    Unlinked(EventSeq),
+}
+
+/// Checks that events, from the first one of a log on, are as they were written and none is missing between them.
+pub fn verify_chain(events: &[Event]) -> Result<(), ChainBreak> {
+    let mut expected = (EventSeq(0), Digest::default());
+    for event in events {
+        if (event.seq, event.previous) != expected {
+            return Err(ChainBreak::Unlinked(event.seq));
+        }
+        if event.digest != event.expected_digest() {
+            return Err(ChainBreak::Altered(event.seq));
+        }
+        expected = (event.seq.next(), event.digest);
+    }
+    Ok(())
 }
 
 /// What can happen. The JSON form names the variant in snake_case; `lineage` prints it.

@@ -18,19 +18,25 @@ pub mod codec;
 mod counters;
 mod error;
 pub mod event;
+mod host;
+mod init;
 pub mod journal;
 pub mod objects;
 pub mod record;
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use catalog::{Catalog, Transaction};
 pub use counters::Ids;
 pub use error::{Result, StoreError};
 pub use journal::{Journal, JournalRecord};
+use nix::fcntl::OFlag;
 pub use objects::{Objects, SealObject};
 
-use crate::clock::Clock;
+use self::host::HostDir;
 use crate::ids::VersionId;
 
 /// What the store takes, and what its filesystem has, in bytes.
@@ -46,103 +52,109 @@ pub struct Space {
 
 /// An open store. Share it as `Arc<Store>`.
 #[derive(Debug)]
-pub struct Store;
+pub struct Store {
+    path: PathBuf,
+    host: Arc<HostDir>,
+    catalog: Arc<Catalog>,
+    objects: Objects,
+    /// Whether `init` made the directory, too.
+    made_dir: bool,
+    /// The format file, locked for as long as the store is open; the lock survives a fork.
+    _lock: File,
+}
 
 impl Store {
-    /// Makes a store at `path`, which must not exist or be an empty directory. It has no version yet: who makes t0 appends
-    /// `EventKind::Initialized` with it. Leaves nothing behind on failure.
-    pub fn init(path: &Path, clock: &dyn Clock) -> Result<Self> {
-        let _ = (path, clock);
-        Err(unfinished())
-    }
-
-    /// Opens the store at `path` for this process alone.
-    pub fn open(path: &Path) -> Result<Self> {
-        let _ = path;
-        Err(unfinished())
-    }
-
-    /// Removes a store that has no version yet: for an `init` whose import failed.
-    pub fn undo_init(self) -> Result<()> {
-        Err(unfinished())
-    }
-
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        Path::new("")
+        &self.path
     }
 
     /// The catalog.
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
-        &Catalog
+        &self.catalog
     }
 
     /// The objects.
     #[must_use]
     pub fn objects(&self) -> &Objects {
-        &Objects
+        &self.objects
     }
 
     /// The numbers not given out yet.
     #[must_use]
     pub fn ids(&self) -> &Ids {
-        static IDS: std::sync::LazyLock<Ids> = std::sync::LazyLock::new(|| {
-            Ids::new(&record::Pointers {
-                production: VersionId(0),
-                valid: VersionId(0),
-                base: VersionId(0),
-                next_version: VersionId(0),
-                next_ino: crate::ids::Ino(0),
-                next_object: crate::ids::ObjectId(0),
-                next_node: crate::ids::NodeId(0),
-                next_pack: crate::ids::PackId(0),
-            })
-        });
-        &IDS
+        self.catalog.ids()
     }
 
     /// What the store takes (every file of it is looked at) and what is left.
     pub fn space(&self) -> Result<Space> {
-        Err(unfinished())
+        let figures = self.filesystem()?;
+        let fragment = figures.fragment_size();
+        Ok(Space { used: used_below(&self.path), free: figures.blocks_available() * fragment, total: figures.blocks() * fragment })
     }
 
     /// The figures of the filesystem that the store is on: for `statfs`, cheap.
     pub fn filesystem(&self) -> Result<nix::sys::statvfs::Statvfs> {
-        Err(unfinished())
+        self.host.filesystem()
     }
 
     /// Where the output of an attempt goes; its directory is there afterwards.
     pub fn log_path(&self, version: VersionId, check: &str, attempt: u32) -> Result<PathBuf> {
-        let _ = (version, check, attempt);
-        Err(unfinished())
+        let dir = format!("logs/{version}");
+        self.host.make_dir(&dir)?;
+        // A name is a name, not a way out of the directory.
+        let check = check.replace(['/', '\0'], "_");
+        Ok(self.path.join(dir).join(format!("{check}.{attempt}.log")))
     }
 
     /// The journal of a version, made if it is not there, to append to.
     pub fn journal(&self, version: VersionId) -> Result<Journal> {
-        let _ = version;
-        Err(unfinished())
+        Journal::open(Arc::clone(&self.host), journal_name(version))
     }
 
     /// What the journal of a version holds; nothing if there is none.
     pub fn replay(&self, version: VersionId) -> Result<Vec<JournalRecord>> {
-        let _ = version;
-        Err(unfinished())
+        let name = journal_name(version);
+        match self.host.existing("open", &name, OFlag::O_RDONLY)? {
+            Some(file) => journal::replay(&file, &name),
+            None => Ok(Vec::new()),
+        }
     }
 
-    /// The versions that have a journal, oldest first.
+    /// The versions that have a journal, oldest first. A file with another name is none of ours.
     pub fn journals(&self) -> Result<Vec<VersionId>> {
-        Err(unfinished())
+        let names = self.host.names("journal")?;
+        let mut versions: Vec<VersionId> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+        versions.sort_unstable();
+        Ok(versions)
     }
 
-    /// Removes the journal of a version that is sealed or gone.
+    /// Removes the journal of a version that is sealed or gone. Nothing depends on the removal being durable: a journal of
+    /// a version that is not open is removed by the next `open`.
     pub fn remove_journal(&self, version: VersionId) -> Result<()> {
-        let _ = version;
-        Err(unfinished())
+        self.host.remove(&journal_name(version)).map(drop)
     }
 }
 
-fn unfinished() -> StoreError {
-    StoreError::Damaged { what: "not written yet".to_owned() }
+fn journal_name(version: VersionId) -> String {
+    format!("journal/{version}")
 }
+
+/// Bytes that the files below a directory take. What vanishes or can't be read while we look counts nothing.
+fn used_below(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let mut used = 0;
+    for entry in entries.flatten() {
+        let Ok(status) = entry.metadata() else { continue };
+        used += status.blocks() * 512;
+        if status.is_dir() {
+            used += used_below(&entry.path());
+        }
+    }
+    used
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! The redb database under the catalog: its file, its tables, and how it comes back after the disk refused something.
+//!
+//! redb stops for good at the first I/O error. A full disk is no reason to stop a filesystem, so the database is opened
+//! anew (on the same file) once that is safe; a failed sync never is, and ends all writing.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use redb::{Database, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition};
+
+use super::super::{Result, StoreError};
+
+/// How much of the catalog redb keeps in memory.
+const CACHE_BYTES: usize = 64 << 20;
+
+type Bytes = &'static [u8];
+/// Tree nodes by `NodeId`.
+pub(super) const NODES: TableDefinition<'static, u64, Bytes> = TableDefinition::new("nodes");
+/// Object records by `ObjectId`.
+pub(super) const OBJECTS: TableDefinition<'static, u64, Bytes> = TableDefinition::new("objects");
+/// One object that holds the bytes of a digest.
+pub(super) const DIGESTS: TableDefinition<'static, [u8; 32], u64> = TableDefinition::new("digests");
+/// Version records by number.
+pub(super) const VERSIONS: TableDefinition<'static, u64, Bytes> = TableDefinition::new("versions");
+/// Lineage events by `EventSeq`.
+pub(super) const EVENTS: TableDefinition<'static, u64, Bytes> = TableDefinition::new("events");
+/// Attempts by version, check and number.
+pub(super) const ATTEMPTS: TableDefinition<'static, (u64, &'static str, u32), Bytes> = TableDefinition::new("attempts");
+/// Versions by tag.
+pub(super) const TAGS: TableDefinition<'static, &'static str, u64> = TableDefinition::new("tags");
+/// Single records by name: "pointers", "created", "commits".
+pub(super) const SINGLE: TableDefinition<'static, &'static str, Bytes> = TableDefinition::new("single");
+
+/// The catalog's file as redb sees it. It takes no lock: the store holds one on its format file for as long as it is open.
+#[derive(Debug)]
+struct Backend {
+    file: File,
+    #[cfg(test)]
+    faults: Arc<Faults>,
+}
+
+/// What a test makes the disk refuse: an errno, or 0.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    pub(super) write: std::sync::atomic::AtomicI32,
+    pub(super) sync: std::sync::atomic::AtomicI32,
+}
+
+#[cfg(test)]
+fn refused(errno: &std::sync::atomic::AtomicI32) -> io::Result<()> {
+    match errno.load(std::sync::atomic::Ordering::SeqCst) {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        #[cfg(test)]
+        refused(&self.faults.sync)?;
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        refused(&self.faults.write)?;
+        self.file.write_all_at(data, offset)
+    }
+}
+
+/// Every table as of the last commit. Opened once a commit, not once a lookup.
+pub(super) struct Tables {
+    pub(super) nodes: ReadOnlyTable<u64, Bytes>,
+    pub(super) objects: ReadOnlyTable<u64, Bytes>,
+    pub(super) digests: ReadOnlyTable<[u8; 32], u64>,
+    pub(super) versions: ReadOnlyTable<u64, Bytes>,
+    pub(super) events: ReadOnlyTable<u64, Bytes>,
+    pub(super) attempts: ReadOnlyTable<(u64, &'static str, u32), Bytes>,
+    pub(super) tags: ReadOnlyTable<&'static str, u64>,
+    pub(super) single: ReadOnlyTable<&'static str, Bytes>,
+}
+
+/// One opening of the database.
+struct Session {
+    db: Database,
+    tables: RwLock<Arc<Tables>>,
+}
+
+/// The database, through all its sessions.
+pub(super) struct Store {
+    file: File,
+    /// Lock order: `session` before `Session::tables`; neither is held while redb reads or writes.
+    session: RwLock<Arc<Session>>,
+    #[cfg(test)]
+    pub(super) faults: Arc<Faults>,
+}
+
+impl Store {
+    /// Makes the database in an empty file, or opens the one that the file holds. It has all tables afterwards.
+    pub(super) fn open(file: File, create: bool) -> Result<Self> {
+        #[cfg(test)]
+        let faults = Arc::new(Faults::default());
+        let backend = Backend {
+            file: file.try_clone().map_err(|error| StoreError::io("open catalog.redb", error))?,
+            #[cfg(test)]
+            faults: Arc::clone(&faults),
+        };
+        let session = RwLock::new(Arc::new(Session::open(backend, create)?));
+        Ok(Self {
+            file,
+            session,
+            #[cfg(test)]
+            faults,
+        })
+    }
+
+    fn session(&self) -> Arc<Session> {
+        Arc::clone(&self.session.read())
+    }
+
+    /// Reads from the tables as of the last commit; a session that a refused read or write has ended is replaced first.
+    pub(super) fn read<T>(&self, what: &str, read: impl Fn(&Tables) -> std::result::Result<T, redb::StorageError>) -> Result<T> {
+        let attempt = |session: &Session| {
+            let tables = Arc::clone(&session.tables.read());
+            shielded(what, || read(&tables).map_err(redb::Error::from))
+        };
+        let session = self.session();
+        match attempt(&session) {
+            Err(error) if stopped(&error) => {
+                self.reopen(&session)?;
+                attempt(&self.session())
+            }
+            result => result,
+        }
+    }
+
+    /// Begins to write; waits for the transaction before to end.
+    pub(super) fn begin(&self) -> Result<Writing> {
+        let attempt = |session: Arc<Session>| {
+            let transaction = shielded("begin a transaction of the catalog", || session.db.begin_write().map_err(redb::Error::from))?;
+            Ok(Writing { session, transaction })
+        };
+        let session = self.session();
+        match attempt(Arc::clone(&session)) {
+            Err(error) if stopped(&error) => {
+                self.reopen(&session)?;
+                attempt(self.session())
+            }
+            result => result,
+        }
+    }
+
+    /// Commits and shows the result to readers. On an error the session has been replaced: `read` tells what is on disk.
+    pub(super) fn commit(&self, writing: Writing) -> Result<()> {
+        let Writing { session, mut transaction } = writing;
+        // Saves the allocator's state with every commit, so that opening after a kill does not walk the whole catalog.
+        transaction.set_quick_repair(true);
+        let committed = shielded("commit to catalog.redb", || transaction.commit().map_err(redb::Error::from));
+        let shown = committed.and_then(|()| session.refresh());
+        if shown.is_err() {
+            // What matters is the first error; if opening fails too, every later use says so.
+            let _ = self.reopen(&session);
+        }
+        shown
+    }
+
+    /// Replaces a session that an I/O error has stopped. The old one can't write any more: redb refuses it everything.
+    fn reopen(&self, stopped: &Arc<Session>) -> Result<()> {
+        let mut current = self.session.write();
+        if !Arc::ptr_eq(&current, stopped) {
+            return Ok(());
+        }
+        let backend = Backend {
+            file: self.file.try_clone().map_err(|error| StoreError::io("open catalog.redb", error))?,
+            #[cfg(test)]
+            faults: Arc::clone(&self.faults),
+        };
+        *current = Arc::new(Session::open(backend, false)?);
+        Ok(())
+    }
+}
+
+impl Session {
+    fn open(backend: Backend, create: bool) -> Result<Self> {
+        let db = shielded("open catalog.redb", || {
+            let mut builder = Database::builder();
+            builder.set_cache_size(CACHE_BYTES);
+            Ok(builder.create_with_backend(backend)?)
+        })?;
+        if create {
+            shielded("make the tables of catalog.redb", || make_tables(&db))?;
+        }
+        let tables = RwLock::new(Arc::new(shielded("open the tables of catalog.redb", || open_tables(&db))?));
+        Ok(Self { db, tables })
+    }
+
+    fn refresh(&self) -> Result<()> {
+        let tables = shielded("open the tables of catalog.redb", || open_tables(&self.db))?;
+        *self.tables.write() = Arc::new(tables);
+        Ok(())
+    }
+}
+
+/// A transaction with the session that it belongs to.
+pub(super) struct Writing {
+    session: Arc<Session>,
+    pub(super) transaction: redb::WriteTransaction,
+}
+
+fn make_tables(db: &Database) -> std::result::Result<(), redb::Error> {
+    let mut transaction = db.begin_write()?;
+    transaction.set_quick_repair(true);
+    transaction.open_table(NODES)?;
+    transaction.open_table(OBJECTS)?;
+    transaction.open_table(DIGESTS)?;
+    transaction.open_table(VERSIONS)?;
+    transaction.open_table(EVENTS)?;
+    transaction.open_table(ATTEMPTS)?;
+    transaction.open_table(TAGS)?;
+    transaction.open_table(SINGLE)?;
+    Ok(transaction.commit()?)
+}
+
+fn open_tables(db: &Database) -> std::result::Result<Tables, redb::Error> {
+    let transaction = db.begin_read()?;
+    Ok(Tables {
+        nodes: transaction.open_table(NODES)?,
+        objects: transaction.open_table(OBJECTS)?,
+        digests: transaction.open_table(DIGESTS)?,
+        versions: transaction.open_table(VERSIONS)?,
+        events: transaction.open_table(EVENTS)?,
+        attempts: transaction.open_table(ATTEMPTS)?,
+        tags: transaction.open_table(TAGS)?,
+        single: transaction.open_table(SINGLE)?,
+    })
+}
+
+/// Whether redb has stopped because of an error before this one.
+fn stopped(error: &StoreError) -> bool {
+    matches!(error, StoreError::Catalog { source, .. } if matches!(**source, redb::Error::PreviousIo | redb::Error::DatabaseClosed))
+}
+
+/// Runs redb. Its own words for a damaged file are an error or, in places, a panic: both become `Damaged` here.
+pub(super) fn shielded<T>(what: &str, run: impl FnOnce() -> std::result::Result<T, redb::Error>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(redb::Error::Corrupted(why))) => Err(StoreError::damaged(format!("catalog.redb: {why}"))),
+        Ok(Err(redb::Error::Io(error))) if error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(StoreError::damaged(format!("catalog.redb: {error}")))
+        }
+        Ok(Err(error @ (redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. } | redb::Error::UpgradeRequired(_)))) => {
+            Err(StoreError::damaged(format!("catalog.redb: {error}")))
+        }
+        Ok(Err(error)) => Err(StoreError::catalog(what, error)),
+        Err(_) => Err(StoreError::damaged(format!("catalog.redb: the database gave up ({what})"))),
+    }
+}

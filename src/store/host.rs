@@ -1,0 +1,133 @@
+//! The host's files below the store's directory. Every path is opened beneath it, through no symbolic link, whatever someone
+//! has put there; every error names the file as the store names it ("read objects/3f/1023").
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::statvfs::{Statvfs, fstatvfs};
+use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
+
+use super::{Result, StoreError};
+
+/// The store's directory. The descriptor lives as long as the store is open: `syncfs` on it reports every failed write back
+/// on the filesystem since then, seen by someone else or not.
+#[derive(Debug)]
+pub(crate) struct HostDir {
+    dir: File,
+}
+
+impl HostDir {
+    /// Opens the store's directory itself.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let dir = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC).open(path)?;
+        Ok(Self { dir })
+    }
+
+    /// Opens a file or directory; new ones are for their owner alone.
+    pub(crate) fn file(&self, verb: &str, name: &str, flags: OFlag) -> Result<File> {
+        self.open_raw(name, flags).map_err(|errno| StoreError::io(format!("{verb} {name}"), errno))
+    }
+
+    /// The same, `None` if there is no such file.
+    pub(crate) fn existing(&self, verb: &str, name: &str, flags: OFlag) -> Result<Option<File>> {
+        match self.open_raw(name, flags) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(StoreError::io(format!("{verb} {name}"), errno)),
+        }
+    }
+
+    /// A new file, for reading and writing. One that is there already is in the way: `leftover` says whether it may go.
+    pub(crate) fn new_file(&self, name: &str, leftover: impl FnOnce() -> Result<bool>) -> Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+        match self.open_raw(name, flags) {
+            Err(Errno::EEXIST) if leftover()? => {
+                self.remove(name)?;
+                self.file("create", name, flags)
+            }
+            result => result.map_err(|errno| StoreError::io(format!("create {name}"), errno)),
+        }
+    }
+
+    fn open_raw(&self, name: &str, flags: OFlag) -> nix::Result<File> {
+        let creates = flags.contains(OFlag::O_CREAT);
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .mode(if creates { Mode::S_IRUSR | Mode::S_IWUSR } else { Mode::empty() })
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        loop {
+            match openat2(&self.dir, name, how) {
+                // A rename elsewhere can make the kernel unsure for a moment.
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                result => return result.map(File::from),
+            }
+        }
+    }
+
+    fn parent<'a>(&self, verb: &str, name: &'a str) -> Result<(File, &'a str)> {
+        let (parent, leaf) = name.rsplit_once('/').unwrap_or((".", name));
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let dir = self.open_raw(parent, flags).map_err(|errno| StoreError::io(format!("{verb} {name}"), errno))?;
+        Ok((dir, leaf))
+    }
+
+    /// Makes a directory for its owner alone; false if it was there.
+    pub(crate) fn make_dir(&self, name: &str) -> Result<bool> {
+        let (parent, leaf) = self.parent("make", name)?;
+        match mkdirat(&parent, leaf, Mode::S_IRWXU) {
+            Ok(()) => Ok(true),
+            Err(Errno::EEXIST) => Ok(false),
+            Err(errno) => Err(StoreError::io(format!("make {name}"), errno)),
+        }
+    }
+
+    /// Removes a file; false if there was none.
+    pub(crate) fn remove(&self, name: &str) -> Result<bool> {
+        let (parent, leaf) = self.parent("remove", name)?;
+        match unlinkat(&parent, leaf, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(StoreError::io(format!("remove {name}"), errno)),
+        }
+    }
+
+    /// Makes the names in a directory durable.
+    pub(crate) fn sync_dir(&self, name: &str) -> Result<()> {
+        let dir = self.file("sync", name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        dir.sync_all().map_err(|error| StoreError::io(format!("sync {name}"), error))
+    }
+
+    /// Makes everything on the store's filesystem durable.
+    pub(crate) fn sync_filesystem(&self) -> Result<()> {
+        syncfs(&self.dir).map_err(|errno| StoreError::io("sync the store's filesystem", errno))
+    }
+
+    /// The names in a directory, in no order.
+    pub(crate) fn names(&self, name: &str) -> Result<Vec<OsString>> {
+        let fail = |errno: Errno| StoreError::io(format!("list {name}"), errno);
+        let dir = self.file("list", name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        let mut dir = Dir::from_fd(dir.into()).map_err(fail)?;
+        let mut names = Vec::new();
+        for entry in dir.iter() {
+            let entry = entry.map_err(fail)?;
+            let leaf = entry.file_name().to_bytes();
+            if leaf != b"." && leaf != b".." {
+                names.push(OsStr::from_bytes(leaf).to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    /// The figures of the filesystem.
+    pub(crate) fn filesystem(&self) -> Result<Statvfs> {
+        fstatvfs(&self.dir).map_err(|errno| StoreError::io("statvfs", errno))
+    }
+}

@@ -1,0 +1,205 @@
+//! How a store comes to be, is opened, and is undone when its first version could not be made.
+
+use std::fs::{DirBuilder, File, Permissions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::OFlag;
+
+use super::host::HostDir;
+use super::record::VersionState;
+use super::{Catalog, Objects, Result, Store, StoreError};
+use crate::clock::Clock;
+
+/// The newest format that this program reads, and the one that it writes.
+const FORMAT: u32 = 1;
+/// What the format file says before the number.
+const FORMAT_LINE: &str = "shadowfs store, format ";
+/// Everything that `init` makes, but for the directories below `objects`.
+const DIRS: [&str; 4] = ["objects", "packs", "journal", "logs"];
+const FILES: [&str; 2] = ["format", "catalog.redb"];
+
+impl Store {
+    /// Makes a store at `path`, which must not exist or be an empty directory. It has no version yet: who makes t0 appends
+    /// `EventKind::Initialized` with it, and until then `open` refuses the store. Leaves nothing behind on failure.
+    pub fn init(path: &Path, clock: &dyn Clock) -> Result<Self> {
+        let claim = Claim::of(path)?;
+        if let Err(error) = claim.settle() {
+            if claim.made_dir {
+                // Not `undo`: what is in it now is another's.
+                let _ = std::fs::remove_dir(path);
+            }
+            return Err(error);
+        }
+        let made = build(&claim, clock);
+        if made.is_err() {
+            claim.undo();
+        }
+        made
+    }
+
+    /// Opens the store at `path` for this process alone (and for the processes that it forks).
+    pub fn open(path: &Path) -> Result<Self> {
+        let host = match HostDir::open(path) {
+            Ok(host) => host,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(StoreError::NotAStore { path: path.to_owned() });
+            }
+            Err(error) => return Err(StoreError::io(format!("open {}", path.display()), error)),
+        };
+        let lock = open_format(&host, path)?;
+        let catalog = host.existing("open", "catalog.redb", OFlag::O_RDWR)?;
+        let catalog = catalog.ok_or_else(|| StoreError::damaged(format!("{} has no catalog.redb", path.display())))?;
+        let catalog = Catalog::open(catalog)?;
+        if !catalog.has_versions()? {
+            return Err(StoreError::Unfinished { path: path.to_owned() });
+        }
+        let store = Self::assemble(path.to_owned(), host, catalog, lock, false);
+        store.tidy_journals()?;
+        Ok(store)
+    }
+
+    fn assemble(path: PathBuf, host: HostDir, catalog: Catalog, lock: File, made_dir: bool) -> Self {
+        let (host, catalog) = (Arc::new(host), Arc::new(catalog));
+        let objects = Objects::new(Arc::clone(&host), Arc::clone(&catalog));
+        Self { path, host, catalog, objects, made_dir, _lock: lock }
+    }
+
+    /// No version gets a number that a journal has, and journals of versions that were sealed or given up go.
+    fn tidy_journals(&self) -> Result<()> {
+        for version in self.journals()? {
+            self.ids().raise_version(version.next());
+            let ended = self.catalog.version(version)?.is_some_and(|record| record.state != VersionState::Open);
+            if ended {
+                self.remove_journal(version)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a store that has no version yet: for an `init` whose import failed.
+    pub fn undo_init(self) -> Result<()> {
+        if self.catalog.has_versions()? {
+            return Err(StoreError::Exists { path: self.path });
+        }
+        let claim = Claim { path: self.path.clone(), made_dir: self.made_dir, mode: None };
+        drop(self);
+        claim.undo();
+        Ok(())
+    }
+}
+
+/// The directory that `init` has taken for its own.
+struct Claim {
+    path: PathBuf,
+    made_dir: bool,
+    /// Its mode before, if it was there.
+    mode: Option<Permissions>,
+}
+
+impl Claim {
+    fn of(path: &Path) -> Result<Self> {
+        let fail = |verb: &str, error: io::Error| StoreError::io(format!("{verb} {}", path.display()), error);
+        match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => return Ok(Self { path: path.to_owned(), made_dir: true, mode: None }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(fail("create", error)),
+        }
+        let status = path.metadata().map_err(|error| fail("stat", error))?;
+        let taken = !status.is_dir() || path.read_dir().map_err(|error| fail("list", error))?.next().is_some();
+        if taken {
+            return Err(StoreError::Exists { path: path.to_owned() });
+        }
+        Ok(Self { path: path.to_owned(), made_dir: false, mode: Some(status.permissions()) })
+    }
+
+    /// Makes the first directory. Of two processes that found the path empty, one gets past this.
+    fn settle(&self) -> Result<()> {
+        match DirBuilder::new().mode(0o700).create(self.path.join(DIRS[0])) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(StoreError::Exists { path: self.path.clone() }),
+            result => result.map_err(|error| StoreError::io(format!("create {}/{}", self.path.display(), DIRS[0]), error)),
+        }
+    }
+
+    /// Removes what `init` made, and only that. What can't be removed is logged: the error that led here matters more.
+    fn undo(&self) {
+        let log = |error: io::Error| tracing::warn!(%error, path = %self.path.display(), "an unfinished store is not removed wholly");
+        let gone = |result: io::Result<()>| match result {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => log(error),
+            _ => {}
+        };
+        FILES.iter().for_each(|file| gone(std::fs::remove_file(self.path.join(file))));
+        DIRS.iter().for_each(|dir| gone(std::fs::remove_dir_all(self.path.join(dir))));
+        if self.made_dir {
+            gone(std::fs::remove_dir(&self.path));
+        } else if let Some(mode) = &self.mode {
+            gone(std::fs::set_permissions(&self.path, mode.clone()));
+        }
+    }
+}
+
+fn build(claim: &Claim, clock: &dyn Clock) -> Result<Store> {
+    let path = &claim.path;
+    let fail = |verb: &str, error: io::Error| StoreError::io(format!("{verb} {}", path.display()), error);
+    // The umask, or a directory that was there before, may have left another mode.
+    std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|error| fail("change the mode of", error))?;
+    let host = HostDir::open(path).map_err(|error| fail("open", error))?;
+    for dir in &DIRS[1..] {
+        host.make_dir(dir)?;
+    }
+    for low in 0..=0xff {
+        host.make_dir(&format!("objects/{low:02x}"))?;
+    }
+    let catalog = Catalog::create(host.new_file("catalog.redb", || Ok(false))?, clock.now())?;
+    host.sync_filesystem()?;
+    // The format file comes last: without it there is no store.
+    let mut format = host.new_file("format", || Ok(false))?;
+    lock(&format, path)?;
+    let written = writeln!(format, "{FORMAT_LINE}{FORMAT}").and_then(|()| format.sync_all());
+    written.map_err(|error| StoreError::io("write format", error))?;
+    host.sync_dir(".")?;
+    if claim.made_dir {
+        sync_parent(path)?;
+    }
+    Ok(Store::assemble(path.clone(), host, catalog, format, claim.made_dir))
+}
+
+/// Makes the store's own name durable.
+fn sync_parent(path: &Path) -> Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let synced = File::open(parent).and_then(|dir| dir.sync_all());
+    synced.map_err(|error| StoreError::io(format!("sync {}", parent.display()), error))
+}
+
+/// The format file, locked, if its format is one that we know.
+fn open_format(host: &HostDir, path: &Path) -> Result<File> {
+    let not_a_store = || StoreError::NotAStore { path: path.to_owned() };
+    let mut file = host.existing("open", "format", OFlag::O_RDONLY)?.ok_or_else(not_a_store)?;
+    let mut text = Vec::new();
+    let read = Read::by_ref(&mut file).take(256).read_to_end(&mut text);
+    read.map_err(|error| StoreError::io(format!("read {}/format", path.display()), error))?;
+    let text = String::from_utf8(text).map_err(|_| not_a_store())?;
+    let number = text.strip_prefix(FORMAT_LINE).and_then(|rest| rest.lines().next());
+    let found: u32 = number.and_then(|number| number.parse().ok()).ok_or_else(not_a_store)?;
+    if found > FORMAT {
+        return Err(StoreError::NewerFormat { path: path.to_owned(), found, known: FORMAT });
+    }
+    if found != FORMAT {
+        return Err(StoreError::damaged(format!("{}/format names format {found}", path.display())));
+    }
+    lock(&file, path)?;
+    Ok(file)
+}
+
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(StoreError::io(format!("lock {}/format", path.display()), error)),
+    }
+}

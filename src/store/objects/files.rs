@@ -1,0 +1,73 @@
+//! Open host files: a bounded number of descriptors, whatever the number of objects.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::super::Result;
+use super::super::host::HostDir;
+use super::{file_name, flags, pack_name};
+use crate::ids::{ObjectId, PackId};
+
+/// How many files are kept open. Whoever reads or writes one keeps it open for as long as it needs it.
+const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// Which file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum FileKey {
+    /// An object's own, for reading and writing.
+    Pending(ObjectId),
+    /// An object's own, for reading.
+    Sealed(ObjectId),
+    /// A pack.
+    Pack(PackId),
+}
+
+/// The files that are kept open, most recently used first.
+#[derive(Debug)]
+pub(super) struct Files {
+    host: Arc<HostDir>,
+    open: Mutex<LruCache<FileKey, Arc<File>>>,
+}
+
+impl Files {
+    pub(super) fn new(host: Arc<HostDir>) -> Self {
+        Self { host, open: Mutex::new(LruCache::new(OPEN_FILES)) }
+    }
+
+    /// The file, opened if it was not; `None` if it does not exist.
+    pub(super) fn open(&self, key: FileKey) -> Result<Option<Arc<File>>> {
+        if let Some(file) = self.open.lock().get(&key) {
+            return Ok(Some(Arc::clone(file)));
+        }
+        let name = match key {
+            FileKey::Pending(id) | FileKey::Sealed(id) => file_name(id),
+            FileKey::Pack(pack) => pack_name(pack),
+        };
+        let Some(file) = self.host.existing("open", &name, flags(key))? else { return Ok(None) };
+        let file = Arc::new(file);
+        self.remember(key, &file);
+        Ok(Some(file))
+    }
+
+    /// Keeps a file open. What it pushes out is closed after the lock is free: a close can take its time.
+    pub(super) fn remember(&self, key: FileKey, file: &Arc<File>) {
+        let pushed_out = self.open.lock().push(key, Arc::clone(file));
+        drop(pushed_out);
+    }
+
+    /// Lets go of a file.
+    pub(super) fn forget(&self, key: FileKey) {
+        let forgotten = self.open.lock().pop(&key);
+        drop(forgotten);
+    }
+
+    /// How many files are kept open.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.open.lock().len()
+    }
+}

@@ -1,0 +1,371 @@
+//! The contents: runs of bytes that trees name by `ObjectId`. Before its seal an object is held in memory or has a host file
+//! of its own, and may change; from then on it never does, and is a file, a range of a pack, or the same as another object.
+
+mod files;
+mod hash;
+mod seal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use lru::LruCache;
+use nix::fcntl::OFlag;
+use parking_lot::{Mutex, RwLock};
+
+use self::files::{FileKey, Files};
+pub use self::seal::SealObject;
+use super::catalog::Catalog;
+use super::host::HostDir;
+use super::record::{Location, ObjectRecord};
+use super::{Result, StoreError};
+use crate::ids::{Digest, ObjectId, PackId};
+
+/// How many objects' places are remembered (some 100 bytes each).
+const PLACES: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
+/// The longest chain of aliases that is followed: they are made to name no alias, so a longer one is damage.
+const ALIASES: usize = 8;
+
+/// An object that is not sealed.
+#[derive(Clone, Debug)]
+enum Live {
+    /// Its bytes, in memory.
+    Held(Arc<[u8]>),
+    /// It has a host file.
+    File {
+        /// Whether the file's name is known to be on disk.
+        named: bool,
+        /// The errno of a sync that failed.
+        poisoned: Option<i32>,
+    },
+}
+
+/// Where the bytes of a sealed object are, aliases followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    len: u64,
+    kind: PlaceKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PlaceKind {
+    File(ObjectId),
+    Pack(PackId, u64),
+}
+
+/// The contents.
+#[derive(Debug)]
+pub struct Objects {
+    host: Arc<HostDir>,
+    catalog: Arc<Catalog>,
+    /// Lock order: none of the locks here is taken while another is held, nor over a system call or a lookup.
+    live: RwLock<HashMap<ObjectId, Live>>,
+    places: Mutex<LruCache<ObjectId, Place>>,
+    files: Files,
+}
+
+/// Where reads of an object go.
+enum Source {
+    Held(Arc<[u8]>),
+    Pending,
+    Sealed(Place),
+}
+
+impl Objects {
+    pub(super) fn new(host: Arc<HostDir>, catalog: Arc<Catalog>) -> Self {
+        let files = Files::new(Arc::clone(&host));
+        Self { host, catalog, live: RwLock::default(), places: Mutex::new(LruCache::new(PLACES)), files }
+    }
+
+    /// A new, empty host file for an object, open for reading and writing. A leftover of a crash gives way to it.
+    pub fn create(&self, id: ObjectId) -> Result<Arc<File>> {
+        let name = file_name(id);
+        let leftover = || Ok(!self.is_live(id) && self.catalog.object(id)?.is_none());
+        let file = Arc::new(self.host.new_file(&name, leftover)?);
+        self.live.write().insert(id, Live::File { named: false, poisoned: None });
+        self.files.remember(FileKey::Pending(id), &file);
+        Ok(file)
+    }
+
+    fn is_live(&self, id: ObjectId) -> bool {
+        self.live.read().contains_key(&id)
+    }
+
+    /// The host file of an object that has one of its own, pending (open for writing, too) or sealed (read-only); an alias
+    /// has the file of the object that it names. `None` if the object is held or in a pack, or there is none.
+    pub fn open_file(&self, id: ObjectId) -> Result<Option<Arc<File>>> {
+        match self.source(id)? {
+            Some(Source::Pending) => self.pending_file(id).map(Some),
+            Some(Source::Sealed(Place { kind: PlaceKind::File(file), .. })) => self.sealed_file(file).map(Some),
+            Some(Source::Held(_) | Source::Sealed(_)) | None => Ok(None),
+        }
+    }
+
+    fn pending_file(&self, id: ObjectId) -> Result<Arc<File>> {
+        self.files.open(FileKey::Pending(id))?.ok_or_else(|| missing(id))
+    }
+
+    fn sealed_file(&self, id: ObjectId) -> Result<Arc<File>> {
+        self.files.open(FileKey::Sealed(id))?.ok_or_else(|| missing(id))
+    }
+
+    /// Keeps the bytes of an object in memory until it is sealed; again: replaces them.
+    pub fn hold(&self, id: ObjectId, bytes: Arc<[u8]>) {
+        self.live.write().insert(id, Live::Held(bytes));
+    }
+
+    /// The bytes of a held object.
+    #[must_use]
+    pub fn held(&self, id: ObjectId) -> Option<Arc<[u8]>> {
+        match self.live.read().get(&id) {
+            Some(Live::Held(bytes)) => Some(Arc::clone(bytes)),
+            Some(Live::File { .. }) | None => None,
+        }
+    }
+
+    /// Drops the bytes of a held object.
+    pub fn unhold(&self, id: ObjectId) {
+        let mut live = self.live.write();
+        if matches!(live.get(&id), Some(Live::Held(_))) {
+            live.remove(&id);
+        }
+    }
+
+    /// Removes the file (or the held bytes) of an object that was never sealed. Whoever has it open keeps it. A file that can't be
+    /// removed is a leftover that costs space and no more, so that is logged, not returned.
+    pub fn discard(&self, id: ObjectId) {
+        match self.source(id) {
+            Ok(Some(Source::Held(_))) => self.unhold(id),
+            Ok(Some(Source::Pending)) => {
+                self.live.write().remove(&id);
+                self.files.forget(FileKey::Pending(id));
+                if let Err(error) = self.host.remove(&file_name(id)) {
+                    tracing::warn!(%error, "an object that is not needed any more stays behind");
+                }
+            }
+            Ok(Some(Source::Sealed(_)) | None) => {}
+            Err(error) => tracing::warn!(%error, object = id.0, "an object that is not needed any more stays behind"),
+        }
+    }
+
+    /// Reads at `offset`; fewer bytes than asked for only at the object's end.
+    pub fn read_at(&self, id: ObjectId, buf: &mut [u8], offset: u64) -> Result<usize> {
+        // A seal may turn the object into an alias while we look, and its file goes: then look once more.
+        for _ in 0..2 {
+            if let Some(read) = self.try_read(id, buf, offset)? {
+                return Ok(read);
+            }
+            self.places.lock().pop(&id);
+        }
+        Err(missing(id))
+    }
+
+    /// `None` if the object's file is not where it should be.
+    fn try_read(&self, id: ObjectId, buf: &mut [u8], offset: u64) -> Result<Option<usize>> {
+        let (file, place) = match self.source(id)?.ok_or_else(|| missing(id))? {
+            Source::Held(bytes) => return Ok(Some(copy_from(&bytes, buf, offset))),
+            Source::Pending => (self.files.open(FileKey::Pending(id))?, None),
+            Source::Sealed(place) => (self.files.open(place.kind.into())?, Some(place)),
+        };
+        let Some(file) = file else { return Ok(None) };
+        let read = match place {
+            Some(place) => read_place(id, &file, place, buf, offset),
+            None => read_up_to(&file, buf, offset).map_err(|error| read_error(&file_name(id), error)),
+        };
+        read.map(Some)
+    }
+
+    /// The length of an object in bytes.
+    pub fn len(&self, id: ObjectId) -> Result<u64> {
+        match self.source(id)?.ok_or_else(|| missing(id))? {
+            Source::Held(bytes) => Ok(bytes.len() as u64),
+            Source::Sealed(place) => Ok(place.len),
+            Source::Pending => {
+                let status = self.pending_file(id)?.metadata();
+                Ok(status.map_err(|error| StoreError::io(format!("stat {}", file_name(id)), error))?.len())
+            }
+        }
+    }
+
+    fn source(&self, id: ObjectId) -> Result<Option<Source>> {
+        match self.live.read().get(&id) {
+            Some(Live::Held(bytes)) => return Ok(Some(Source::Held(Arc::clone(bytes)))),
+            Some(Live::File { .. }) => return Ok(Some(Source::Pending)),
+            None => {}
+        }
+        if let Some(place) = self.place(id)? {
+            return Ok(Some(Source::Sealed(place)));
+        }
+        // Not live and not sealed: a file of an open version, written before this process started.
+        if self.files.open(FileKey::Pending(id))?.is_none() {
+            return Ok(None);
+        }
+        self.live.write().entry(id).or_insert(Live::File { named: false, poisoned: None });
+        Ok(Some(Source::Pending))
+    }
+
+    fn place(&self, id: ObjectId) -> Result<Option<Place>> {
+        if let Some(place) = self.places.lock().get(&id) {
+            return Ok(Some(*place));
+        }
+        let Some(record) = self.catalog.object(id)? else { return Ok(None) };
+        let place = self.follow(id, &record)?;
+        self.places.lock().put(id, place);
+        Ok(Some(place))
+    }
+
+    fn follow(&self, id: ObjectId, record: &ObjectRecord) -> Result<Place> {
+        let (mut holder, mut location) = (id, record.location.clone());
+        for _ in 0..ALIASES {
+            let kind = match location {
+                Location::File => PlaceKind::File(holder),
+                Location::Pack { pack, offset } => PlaceKind::Pack(pack, offset),
+                Location::Alias(other) => {
+                    let next = self.catalog.object(other)?;
+                    let next = next.ok_or_else(|| StoreError::damaged(format!("object {id} is object {other}, which is missing")))?;
+                    if (next.len, next.digest) != (record.len, record.digest) {
+                        return Err(StoreError::damaged(format!("object {id} is object {other}, which differs")));
+                    }
+                    (holder, location) = (other, next.location);
+                    continue;
+                }
+            };
+            return Ok(Place { len: record.len, kind });
+        }
+        Err(StoreError::damaged(format!("object {id} is an alias without an end")))
+    }
+
+    /// Makes the file of a pending object durable (held bytes are the journal's matter). Once it failed it fails for good, and
+    /// so does sealing the object: the kernel drops pages that it could not write, and a later sync succeeds without them.
+    pub fn sync(&self, id: ObjectId) -> Result<()> {
+        match self.source(id)? {
+            Some(Source::Pending) => self.sync_file(id),
+            Some(Source::Held(_) | Source::Sealed(_)) | None => Ok(()),
+        }
+    }
+
+    fn sync_file(&self, id: ObjectId) -> Result<()> {
+        let named = self.refuse_if_poisoned(id)?;
+        let synced = self.pending_file(id)?.sync_data().map_err(|error| StoreError::io(format!("sync {}", file_name(id)), error));
+        let synced = if named { synced } else { synced.and_then(|()| self.host.sync_dir(&dir_name(id))) };
+        self.mark(id, synced.as_ref().err().map(StoreError::errno));
+        synced
+    }
+
+    /// Whether the file's name is durable; an error if a sync of it has failed.
+    fn refuse_if_poisoned(&self, id: ObjectId) -> Result<bool> {
+        match self.live.read().get(&id) {
+            Some(Live::File { poisoned: Some(errno), .. }) => Err(StoreError::Poisoned { what: file_name(id), errno: *errno }),
+            Some(Live::File { named, .. }) => Ok(*named),
+            Some(Live::Held(_)) | None => Ok(true),
+        }
+    }
+
+    /// Notes how a sync of the object's file ended.
+    fn mark(&self, id: ObjectId, failed: Option<i32>) {
+        if let Some(Live::File { named, poisoned }) = self.live.write().get_mut(&id) {
+            *named = *named || failed.is_none();
+            *poisoned = poisoned.or(failed);
+        }
+    }
+
+    /// A new file for the object `to` that shares the bytes of `from`, where the host can; `None` where it can't.
+    pub fn reflink(&self, _from: ObjectId, _to: ObjectId) -> Result<Option<Arc<File>>> {
+        Ok(None)
+    }
+
+    /// The digest of an object's bytes as they are on disk now: for scrubbing.
+    pub fn digest(&self, id: ObjectId) -> Result<Digest> {
+        match self.source(id)?.ok_or_else(|| missing(id))? {
+            Source::Held(bytes) => Ok(Digest::of(&bytes)),
+            Source::Pending => Ok(hash::whole_file(&*self.pending_file(id)?, &file_name(id))?.1),
+            Source::Sealed(place) => {
+                let file = self.files.open(place.kind.into())?.ok_or_else(|| missing(id))?;
+                let (start, name) = match place.kind {
+                    PlaceKind::File(holder) => (0, file_name(holder)),
+                    PlaceKind::Pack(pack, offset) => (offset, pack_name(pack)),
+                };
+                hash::range(&file, start, place.len, &name)
+            }
+        }
+    }
+}
+
+impl From<PlaceKind> for FileKey {
+    fn from(kind: PlaceKind) -> Self {
+        match kind {
+            PlaceKind::File(id) => Self::Sealed(id),
+            PlaceKind::Pack(pack, _) => Self::Pack(pack),
+        }
+    }
+}
+
+fn copy_from(bytes: &[u8], buf: &mut [u8], offset: u64) -> usize {
+    let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+    let len = rest.len().min(buf.len());
+    buf[..len].copy_from_slice(&rest[..len]);
+    len
+}
+
+/// Reads from a sealed object: never past its end, and never less than what its record says there is.
+fn read_place(id: ObjectId, file: &File, place: Place, buf: &mut [u8], offset: u64) -> Result<usize> {
+    let len = place.len.saturating_sub(offset).min(buf.len() as u64) as usize;
+    let (name, start) = match place.kind {
+        PlaceKind::File(holder) => (file_name(holder), 0),
+        PlaceKind::Pack(pack, start) => (pack_name(pack), start),
+    };
+    let at = start.checked_add(offset).ok_or_else(|| StoreError::damaged(format!("object {id}: its place in {name}")))?;
+    match read_up_to(file, &mut buf[..len], at).map_err(|error| read_error(&name, error))? {
+        read if read == len => Ok(len),
+        _ => Err(StoreError::damaged(format!("object {id}: {name} is too short"))),
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_up_to(file: &File, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(more) => done += more,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+fn read_error(name: &str, error: std::io::Error) -> StoreError {
+    StoreError::io(format!("read {name}"), error)
+}
+
+fn missing(id: ObjectId) -> StoreError {
+    StoreError::damaged(format!("object {id} is missing"))
+}
+
+/// The directory of an object's own file.
+fn dir_name(id: ObjectId) -> String {
+    format!("objects/{:02x}", id.0 & 0xff)
+}
+
+/// An object's own file.
+fn file_name(id: ObjectId) -> String {
+    format!("{}/{id}", dir_name(id))
+}
+
+/// A pack.
+fn pack_name(pack: PackId) -> String {
+    format!("packs/{pack}")
+}
+
+/// How files are opened: a sealed one can't be written by mistake.
+fn flags(key: FileKey) -> OFlag {
+    match key {
+        FileKey::Pending(_) => OFlag::O_RDWR,
+        FileKey::Sealed(_) | FileKey::Pack(_) => OFlag::O_RDONLY,
+    }
+}

@@ -1,0 +1,282 @@
+//! The store as a whole: init, its refusals, open, the lock, a kill.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::record::{ChangeCounts, VersionRecord, VersionState};
+use super::*;
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::ids::{Digest, ObjectId};
+
+/// A version's record with little in it.
+pub(super) fn version_record(version: VersionId, state: VersionState) -> VersionRecord {
+    VersionRecord {
+        version,
+        state,
+        parent: version.0.checked_sub(1).map(VersionId),
+        root: None,
+        message: Some("a message".to_owned()),
+        opened_at: Timestamp { secs: 7, nanos: 8 },
+        sealed_at: None,
+        decided_at: None,
+        promoted_at: None,
+        changes: ChangeCounts::default(),
+        writers: Vec::new(),
+        reason: None,
+        passed: true,
+        held: false,
+        pinned: false,
+        rebased_from: None,
+        restored_from: None,
+    }
+}
+
+/// A store with a version in it, so that it can be opened again.
+pub(super) fn made(path: &Path) -> Store {
+    let store = Store::init(path, &SystemClock).unwrap();
+    let mut transaction = store.catalog().begin().unwrap();
+    transaction.put_version(&version_record(VersionId::FIRST, VersionState::Promoted)).unwrap();
+    transaction.commit().unwrap();
+    store
+}
+
+pub(super) fn temp() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in from.read_dir().unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn init_makes_a_private_store_that_opens_again() {
+    let temp = temp();
+    let path = temp.path().join("store");
+    let before = SystemClock.now();
+    drop(made(&path));
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o700);
+    assert_eq!(std::fs::read_to_string(path.join("format")).unwrap(), "shadowfs store, format 1\n");
+    for file in ["format", "catalog.redb"] {
+        assert_eq!(path.join(file).metadata().unwrap().permissions().mode() & 0o7777, 0o600, "{file}");
+    }
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.path(), path);
+    assert!(store.catalog().created_at().unwrap() >= before);
+    assert_eq!(store.catalog().versions().unwrap().len(), 1);
+    let space = store.space().unwrap();
+    assert!(space.used > 0 && space.total >= space.free, "{space:?}");
+}
+
+#[test]
+fn init_takes_an_empty_directory_and_refuses_any_other() {
+    let temp = temp();
+    let empty = temp.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    drop(made(&empty));
+    assert_eq!(empty.metadata().unwrap().permissions().mode() & 0o7777, 0o700);
+
+    let full = temp.path().join("full");
+    std::fs::create_dir(&full).unwrap();
+    std::fs::write(full.join("file"), "x").unwrap();
+    let message = |path: &Path| Store::init(path, &SystemClock).unwrap_err().to_string();
+    assert_eq!(message(&full), format!("{} exists and is not an empty directory; init needs a new or empty one", full.display()));
+    assert_eq!(full.read_dir().unwrap().count(), 1);
+    assert_eq!(message(&empty), format!("{} exists and is not an empty directory; init needs a new or empty one", empty.display()));
+
+    let file = full.join("file");
+    assert_eq!(message(&file), format!("{} exists and is not an empty directory; init needs a new or empty one", file.display()));
+    let nowhere = temp.path().join("no/where");
+    assert_eq!(message(&nowhere), format!("create {}: No such file or directory (os error 2)", nowhere.display()));
+    assert!(!temp.path().join("no").exists());
+}
+
+#[test]
+fn open_says_what_is_wrong() {
+    let temp = temp();
+    let message = |path: &Path| Store::open(path).unwrap_err().to_string();
+    let path = temp.path().join("store");
+    let no_store = format!("{0} is not a store; \"shadowfs init {0}\" makes one", path.display());
+    assert_eq!(message(&path), no_store);
+    std::fs::create_dir(&path).unwrap();
+    assert_eq!(message(&path), no_store);
+    std::fs::write(path.join("format"), "something else").unwrap();
+    assert_eq!(message(&path), no_store);
+    std::fs::write(path.join("format"), b"\xff\xfe").unwrap();
+    assert_eq!(message(&path), no_store);
+    std::fs::write(path.join("format"), "shadowfs store, format 2\n").unwrap();
+    assert_eq!(message(&path), format!("{} has store format 2, this shadowfs knows formats up to 1; use a newer shadowfs", path.display()));
+    std::fs::write(path.join("format"), "shadowfs store, format 1\n").unwrap();
+    assert_eq!(message(&path), format!("damaged store: {} has no catalog.redb", path.display()));
+    std::fs::write(path.join("catalog.redb"), "").unwrap();
+    assert_eq!(message(&path), "damaged store: catalog.redb is empty");
+    std::fs::write(path.join("catalog.redb"), [7; 8192]).unwrap();
+    assert!(message(&path).starts_with("damaged store: catalog.redb: "), "{}", message(&path));
+    let file = path.join("format");
+    assert_eq!(message(&file), format!("{0} is not a store; \"shadowfs init {0}\" makes one", file.display()));
+}
+
+#[test]
+fn a_store_is_open_once() {
+    let temp = temp();
+    let path = temp.path().join("store");
+    let store = made(&path);
+    let error = Store::open(&path).unwrap_err();
+    assert_eq!(error.to_string(), format!("{} is in use by another shadowfs process", path.display()));
+    assert_eq!(error.errno(), libc::EBUSY);
+    drop(store);
+    Store::open(&path).unwrap();
+}
+
+#[test]
+fn an_init_without_a_version_is_unfinished_and_can_be_undone() {
+    let temp = temp();
+    let path = temp.path().join("store");
+    drop(Store::init(&path, &SystemClock).unwrap());
+    let message = Store::open(&path).unwrap_err().to_string();
+    assert_eq!(message, format!("{} is a store whose init did not finish; remove it and run init again", path.display()));
+
+    let undone = temp.path().join("undone");
+    Store::init(&undone, &SystemClock).unwrap().undo_init().unwrap();
+    assert!(!undone.exists());
+
+    let there = temp.path().join("there");
+    std::fs::create_dir(&there).unwrap();
+    let store = Store::init(&there, &SystemClock).unwrap();
+    store.objects().create(ObjectId(3)).unwrap();
+    store.undo_init().unwrap();
+    assert_eq!(there.read_dir().unwrap().count(), 0);
+
+    let kept = temp.path().join("kept");
+    made(&kept).undo_init().unwrap_err();
+    Store::open(&kept).unwrap();
+}
+
+#[test]
+fn a_store_copied_while_it_is_open_opens_as_after_a_kill() {
+    let temp = temp();
+    let path = temp.path().join("store");
+    let store = made(&path);
+    for number in 1..=20 {
+        let mut transaction = store.catalog().begin().unwrap();
+        transaction.put_version(&version_record(VersionId(number), VersionState::Checking)).unwrap();
+        transaction.commit().unwrap();
+    }
+    let mut journal = store.journal(VersionId(21)).unwrap();
+    journal.append(&[JournalRecord::Sealed { message: None }]).unwrap();
+    journal.sync().unwrap();
+    let mut unfinished = store.catalog().begin().unwrap();
+    unfinished.put_version(&version_record(VersionId(99), VersionState::Checking)).unwrap();
+
+    let copy = temp.path().join("copy");
+    copy_dir(&path, &copy);
+    let copy = Store::open(&copy).unwrap();
+    assert_eq!(copy.catalog().versions().unwrap().len(), 21);
+    assert_eq!(copy.replay(VersionId(21)).unwrap(), [JournalRecord::Sealed { message: None }]);
+    assert_eq!(copy.ids().version(), VersionId(22), "a journal's number is taken");
+    drop(unfinished);
+}
+
+#[test]
+fn numbers_given_out_are_not_given_again_after_a_commit() {
+    let temp = temp();
+    let path = temp.path().join("store");
+    let store = made(&path);
+    let given = (store.ids().ino(), store.ids().object(), store.ids().node(), store.ids().pack(), store.ids().version());
+    assert_eq!(given.0.0, 2);
+    assert_eq!(given.4, VersionId(1));
+    store.catalog().begin().unwrap().commit().unwrap();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    store.ids().raise_ino(crate::ids::Ino(100));
+    store.ids().raise_ino(crate::ids::Ino(50));
+    assert_eq!(store.ids().ino().0, 100);
+    assert!(store.ids().object() > given.1 && store.ids().node() > given.2 && store.ids().pack() > given.3);
+    assert!(store.ids().version() > given.4);
+}
+
+#[test]
+fn journals_of_ended_versions_go_at_open_and_those_of_open_ones_stay() {
+    let temp = temp();
+    let path = temp.path().join("store");
+    let store = made(&path);
+    let states = [VersionState::Open, VersionState::Checking, VersionState::Aborted];
+    let mut transaction = store.catalog().begin().unwrap();
+    for (number, state) in (1..).zip(states) {
+        transaction.put_version(&version_record(VersionId(number), state)).unwrap();
+    }
+    transaction.commit().unwrap();
+    for number in [1, 2, 3, 40] {
+        store.journal(VersionId(number)).unwrap().sync().unwrap();
+    }
+    std::fs::write(path.join("journal/t01"), "not ours").unwrap();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.journals().unwrap(), [VersionId(1), VersionId(40)]);
+    store.remove_journal(VersionId(1)).unwrap();
+    store.remove_journal(VersionId(1)).unwrap();
+    assert_eq!(store.journals().unwrap(), [VersionId(40)]);
+}
+
+#[test]
+fn logs_have_their_place_whatever_the_checks_name() {
+    let temp = temp();
+    let store = made(&temp.path().join("store"));
+    let path = store.log_path(VersionId(3), "rows", 2).unwrap();
+    assert!(path.ends_with("logs/t3/rows.2.log"));
+    std::fs::write(&path, "output").unwrap();
+    assert!(store.log_path(VersionId(3), "../../format", 1).unwrap().ends_with("logs/t3/.._.._format.1.log"));
+}
+
+#[test]
+fn nothing_is_opened_through_a_symbolic_link() {
+    let temp = temp();
+    let path = temp.path().join("store");
+    let store = made(&path);
+    let elsewhere = temp.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::remove_dir(path.join("objects/05")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, path.join("objects/05")).unwrap();
+    let error = store.objects().create(ObjectId(5)).unwrap_err();
+    assert_eq!(error.errno(), libc::ELOOP);
+    assert!(error.to_string().starts_with("create objects/05/5: "), "{error}");
+    assert_eq!(elsewhere.read_dir().unwrap().count(), 0);
+}
+
+#[test]
+fn errors_keep_the_disks_errno() {
+    let full = || std::io::Error::from_raw_os_error(libc::ENOSPC);
+    assert_eq!(StoreError::io("write packs/1", full()).errno(), libc::ENOSPC);
+    assert_eq!(StoreError::catalog("commit", redb::Error::Io(full())).errno(), libc::ENOSPC);
+    assert_eq!(StoreError::catalog("commit", redb::Error::PreviousIo).errno(), libc::EIO);
+    assert_eq!(StoreError::damaged("node 3").errno(), libc::EIO);
+    assert_eq!(StoreError::io("write packs/1", full()).to_string(), "write packs/1: No space left on device (os error 28)");
+}
+
+#[test]
+fn damaged_records_are_errors_and_never_more() {
+    let record = version_record(VersionId(4), VersionState::Ghost);
+    let bytes = codec::encode(&record);
+    assert_eq!(codec::decode::<VersionRecord>(&bytes).unwrap(), record);
+    for cut in 0..bytes.len() {
+        codec::decode::<VersionRecord>(&bytes[..cut]).unwrap_err();
+    }
+    assert_eq!(codec::decode::<VersionRecord>(&[]), Err(codec::CodecError::Empty));
+    assert_eq!(codec::decode::<u64>(&[9, 1]), Err(codec::CodecError::Format(9)));
+    let longer = [bytes.as_slice(), &[0]].concat();
+    assert_eq!(codec::decode::<VersionRecord>(&longer), Err(codec::CodecError::Trailing(1)));
+    // A length of 2^63 in a few bytes.
+    let huge = [1, 253, 0, 0, 0, 0, 0, 0, 0, 128];
+    assert!(matches!(codec::decode::<Vec<u8>>(&huge), Err(codec::CodecError::Undecodable(_))));
+    assert!(matches!(codec::decode::<String>(&huge), Err(codec::CodecError::Undecodable(_))));
+    assert!(matches!(codec::decode::<Vec<Digest>>(&huge), Err(codec::CodecError::Undecodable(_))));
+    assert!(matches!(codec::decode::<JournalRecord>(&[1, 2, 253, 0, 0, 0, 0, 0, 0, 0, 128]), Err(codec::CodecError::Undecodable(_))));
+}
