@@ -16,7 +16,7 @@ use crate::store::codec;
 
 /// A catalog in memory that counts what is read.
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     nodes: Mutex<HashMap<NodeId, Vec<u8>>>,
     next: AtomicU64,
     reads: AtomicUsize,
@@ -42,7 +42,7 @@ impl NodeSink for Sink<'_> {
     }
 }
 
-fn memory(cache: usize) -> (Arc<Memory>, Arc<Nodes>) {
+pub(super) fn memory(cache: usize) -> (Arc<Memory>, Arc<Nodes>) {
     let memory = Arc::new(Memory::default());
     let nodes = Nodes::over(Arc::clone(&memory) as Arc<dyn NodeSource>, cache);
     (memory, nodes)
