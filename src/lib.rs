@@ -15,6 +15,7 @@
 //! | `config`, `ids`, `clock` | plain data |
 
 pub mod check;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;

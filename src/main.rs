@@ -1,3 +1,7 @@
 //! The `shadowfs` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shadowfs::cli::main(std::env::args_os())
+}

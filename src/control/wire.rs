@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::store::codec::{self, CodecError};
+
 /// The longest frame either side accepts: a diff of a million paths fits, a broken peer does not.
 pub const MAX_FRAME: u32 = 64 << 20;
 
@@ -22,12 +24,12 @@ pub enum WireError {
     TooLong(u64),
     /// The bytes are no message that this version knows.
     #[error("a message that this version of shadowfs does not know: {0}")]
-    Unknown(String),
+    Unknown(#[from] CodecError),
 }
 
 /// Writes one message and flushes it.
 pub fn write_frame<T: Serialize>(writer: &mut impl Write, message: &T) -> Result<(), WireError> {
-    let bytes = bincode::serde::encode_to_vec(message, bincode::config::standard()).map_err(|error| WireError::Unknown(error.to_string()))?;
+    let bytes = codec::encode(message);
     let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= MAX_FRAME);
     let length = length.ok_or(WireError::TooLong(bytes.len() as u64))?;
     writer.write_all(&length.to_le_bytes())?;
@@ -50,9 +52,7 @@ pub fn read_frame<T: DeserializeOwned>(reader: &mut impl Read) -> Result<T, Wire
     if bytes.len() < length as usize {
         return Err(WireError::Ended);
     }
-    let (message, _) =
-        bincode::serde::decode_from_slice(&bytes, bincode::config::standard()).map_err(|error| WireError::Unknown(error.to_string()))?;
-    Ok(message)
+    Ok(codec::decode(&bytes)?)
 }
 
 fn read_exact(reader: &mut impl Read, buffer: &mut [u8]) -> Result<(), WireError> {

@@ -108,7 +108,8 @@ pub fn counts(changes: &ChangeCounts) -> String {
 }
 
 /// `python3 (pid 4242, uid 1000)`.
-fn person(writer: &Writer) -> String {
+#[must_use]
+pub fn person(writer: &Writer) -> String {
     let name = if writer.command.is_empty() { "a process" } else { &writer.command };
     format!("{name} (pid {}, uid {})", writer.pid, writer.uid)
 }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod bind;
+pub mod child;
 pub mod daemon;
 pub mod device;
 pub mod fusermount;
@@ -10,5 +11,6 @@ pub mod mount;
 pub mod mountinfo;
 pub mod reflink;
 
+pub use child::with_all_signals;
 pub use daemon::{Daemonized, Ready, daemonize};
 pub use reflink::reflink;

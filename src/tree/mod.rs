@@ -17,8 +17,6 @@ mod nodes;
 mod persist;
 mod snapshot;
 #[cfg(test)]
-mod state_tests;
-#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
