@@ -56,11 +56,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     });
     match done {
         Ok(()) => Exit::Done.into(),
-        Err(failure) => {
-            if !failure.message.is_empty() {
-                eprintln!("shadowfs: {}", failure.line());
+        Err(Failure { exit, message }) => {
+            if !message.is_empty() {
+                eprintln!("shadowfs: {message}");
             }
-            failure.exit.into()
+            exit.into()
         }
     }
 }

@@ -24,7 +24,7 @@ macro_rules! operations {
 }
 
 operations! {
-    Lookup "lookup", Forget "forget", GetAttr "getattr", SetAttr "setattr", ReadLink "readlink", MakeNode "mknod", MakeDir "mkdir",
+    Lookup "lookup", GetAttr "getattr", SetAttr "setattr", ReadLink "readlink", MakeNode "mknod", MakeDir "mkdir",
     Unlink "unlink", RemoveDir "rmdir", Symlink "symlink", Rename "rename", Link "link", Open "open", Read "read", Write "write",
     StatFs "statfs", Release "release", FSync "fsync", SetXattr "setxattr", GetXattr "getxattr", ListXattr "listxattr",
     RemoveXattr "removexattr", Flush "flush", OpenDir "opendir", ReadDir "readdir", ReadDirPlus "readdirplus",

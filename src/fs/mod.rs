@@ -2,5 +2,22 @@
 //!
 //! Only the files named `adapter_*` and `*_session` speak fuser; they translate, the rest decides.
 
+mod adapter_attr;
+mod adapter_backing;
+mod adapter_errno;
+mod adapter_reply;
+mod adapter_staging;
+pub mod attr;
 pub mod counters;
+mod mount;
 pub mod nodes;
+mod notify;
+mod session;
+mod slow_lane;
+mod staging_session;
+pub mod views;
+mod views_session;
+
+pub use mount::{MountOptions, Mounts, Notifier, mount, passthrough_works};
+pub use session::Side;
+pub use views::{CheckOutputs, LineageFile, LineageSource, ViewError, ViewResult, ViewSource, Visible, VisibleVersion};

@@ -314,9 +314,6 @@ fn copy_from(bytes: &[u8], buf: &mut [u8], offset: u64) -> usize {
 /// Reads from a sealed object: never past its end, and never less than what its record says there is.
 fn read_place(id: ObjectId, file: &File, place: Place, buf: &mut [u8], offset: u64) -> Result<usize> {
     let len = place.len.saturating_sub(offset).min(buf.len() as u64) as usize;
-    if len == 0 {
-        return Ok(0);
-    }
     let (name, start) = match place.kind {
         PlaceKind::File(holder) => (file_name(holder), 0),
         PlaceKind::Pack(pack, start) => (pack_name(pack), start),

@@ -1,0 +1,67 @@
+//! Staging's nodes, attributes and answers as fuser wants them.
+
+use std::time::Duration;
+
+use fuser::{FileAttr, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
+
+use super::adapter_attr::{self, FOREVER, GENERATION};
+use super::adapter_errno::of_staging;
+use super::attr::NodeAttr;
+use super::nodes::{RawNode, pack_staging, unpack_staging};
+use crate::version::staging::{Attr, Caller, NodeRef};
+use crate::version::{FsError, FsResult};
+
+pub(super) const fn node(ino: INodeNo) -> NodeRef {
+    let (ino, generation) = unpack_staging(RawNode(ino.0));
+    NodeRef { ino, generation }
+}
+
+pub(super) fn caller(req: &Request) -> Caller {
+    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid() }
+}
+
+pub(super) fn raw(node: NodeRef) -> FsResult<RawNode> {
+    pack_staging(node.ino, node.generation).ok_or(FsError::OutOfRange)
+}
+
+/// What the kernel is told of a node, and how long it may keep the attributes.
+pub(super) fn told(attr: &Attr) -> FsResult<(FileAttr, Duration)> {
+    let ttl = if attr.volatile { Duration::ZERO } else { FOREVER };
+    let attr = NodeAttr {
+        node: raw(attr.node)?,
+        kind: attr.kind,
+        perm: attr.perm,
+        uid: attr.uid,
+        gid: attr.gid,
+        nlink: attr.nlink,
+        size: attr.size,
+        blocks: attr.blocks,
+        rdev: attr.rdev,
+        atime: attr.atime,
+        mtime: attr.mtime,
+        ctime: attr.ctime,
+        btime: attr.btime,
+    };
+    Ok((adapter_attr::attr(&attr), ttl))
+}
+
+pub(super) fn reply_entry(reply: ReplyEntry, found: FsResult<Attr>) {
+    match found.and_then(|attr| told(&attr)) {
+        Ok((attr, ttl)) => reply.entry_with_ttls(&ttl, &FOREVER, &attr, GENERATION),
+        Err(error) => reply.error(of_staging(&error)),
+    }
+}
+
+pub(super) fn reply_attr(reply: ReplyAttr, found: FsResult<Attr>) {
+    match found.and_then(|attr| told(&attr)) {
+        Ok((attr, ttl)) => reply.attr(&ttl, &attr),
+        Err(error) => reply.error(of_staging(&error)),
+    }
+}
+
+pub(super) fn reply_empty(reply: ReplyEmpty, done: FsResult<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(of_staging(&error)),
+    }
+}

@@ -1,0 +1,320 @@
+//! Both sessions, up and down together.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use super::adapter_backing::Backings;
+use super::counters::Counters;
+use super::nodes::RawNode;
+use super::notify::{self, Notice};
+use super::session::{self, RunningSession, SessionNotifier, Side};
+use super::slow_lane::SlowLane;
+use super::staging_session::StagingSession;
+use super::views::{ViewSource, Views, Visible};
+use super::views_session::ViewsSession;
+use crate::clock::Clock;
+use crate::store::Store;
+use crate::sys::mount::{self as sys_mount, FuseMount, MountError, Mounted};
+use crate::version::staging::{Invalidation, Staging};
+
+/// The directory below the mount point that staging is mounted on.
+const STAGING: &str = "staging";
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// Where; `sys::mount::prepare` is called on it.
+    pub mount_point: PathBuf,
+    /// Let other users in.
+    pub allow_other: bool,
+    /// Offer passthrough, as `passthrough_works` found it possible and `StagingOptions` was told.
+    pub passthrough: bool,
+    /// Threads that answer requests of each session.
+    pub threads: usize,
+}
+
+impl MountOptions {
+    /// The usual: for the owner only, without passthrough.
+    #[must_use]
+    pub const fn new(mount_point: PathBuf) -> Self {
+        Self { mount_point, allow_other: false, passthrough: false, threads: 2 }
+    }
+}
+
+/// Whether this kernel lets this process pass reads and writes through to files of the store: tried on a filesystem that is
+/// mounted nowhere.
+#[must_use]
+pub fn passthrough_works(store: &Store) -> bool {
+    if !sys_mount::privileged() {
+        return false;
+    }
+    let tried = crate::sys::device::connect_nowhere().and_then(|(fuse, _superblock)| {
+        let file = File::open(store.path().join("format"))?;
+        session::passes_through(fuse, &file)
+    });
+    tried.inspect_err(|error| tracing::info!(%error, "no passthrough: files are served from the cache")).is_ok()
+}
+
+/// What both sessions serve.
+struct Served {
+    staging: Arc<Staging>,
+    store: Arc<Store>,
+    options: MountOptions,
+    counters: [Arc<Counters>; 2],
+    ended: Sender<Side>,
+}
+
+/// A session and where it is mounted.
+#[derive(Debug)]
+struct Up {
+    mounted: Mounted,
+    session: RunningSession,
+}
+
+/// A mount of both sessions.
+pub struct Mounts {
+    served: Served,
+    ended: Receiver<Side>,
+    notifier: Notifier,
+    /// Taken out while they come down. A leaf lock: nothing waits while it is held.
+    up: Mutex<(Option<Up>, Option<Up>)>,
+}
+
+/// Mounts the views at the mount point and staging below it.
+///
+/// # Errors
+/// The mount point can't be used, or the kernel refused; nothing is left mounted.
+pub fn mount(
+    options: MountOptions, store: Arc<Store>, staging: Arc<Staging>, source: Arc<dyn ViewSource>, clock: Arc<dyn Clock>,
+) -> Result<Mounts, MountError> {
+    let point = sys_mount::prepare(&options.mount_point)?;
+    let options = MountOptions { mount_point: point, ..options };
+    let owner = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
+    let shown = source.visible();
+    let views = Arc::new(Views::new(source, Arc::clone(&store), clock, owner));
+    let (ended_sender, ended) = bounded(8);
+    let served = Served { staging, store, options, counters: Default::default(), ended: ended_sender };
+    let up_views = served.mount_views(&views)?;
+    let up_staging = match served.mount_staging() {
+        Ok(up) => up,
+        Err(error) => {
+            let _ = sys_mount::unmount(&up_views.mounted, true);
+            up_views.session.join();
+            return Err(error);
+        }
+    };
+    sys_mount::set_read_ahead(&up_views.mounted, 1024);
+    sys_mount::set_read_ahead(&up_staging.mounted, 1024);
+    let notifier = Notifier(Arc::new(Notices {
+        views,
+        shown: Mutex::new(shown),
+        to_views: up_views.session.notifier(),
+        to_staging: Mutex::new(up_staging.session.notifier()),
+    }));
+    Ok(Mounts { served, ended, notifier, up: Mutex::new((Some(up_views), Some(up_staging))) })
+}
+
+impl Served {
+    fn fuse<'a>(&'a self, target: &'a Path, read_only: bool) -> FuseMount<'a> {
+        FuseMount { target, source: self.store.path(), read_only, allow_other: self.options.allow_other }
+    }
+
+    fn mount_views(&self, views: &Arc<Views>) -> Result<Up, MountError> {
+        // fusermount3 refuses to mount staging below a read-only mount, so without root the session itself refuses writes.
+        let kernel_read_only = sys_mount::privileged();
+        let target = self.options.mount_point.as_path();
+        let (fuse, mounted) = sys_mount::mount(&self.fuse(target, kernel_read_only))?;
+        let filesystem = ViewsSession { views: Arc::clone(views), counters: Arc::clone(&self.counters[0]), kernel_read_only };
+        self.start(Side::Views, filesystem, fuse, mounted)
+    }
+
+    fn mount_staging(&self) -> Result<Up, MountError> {
+        let target = self.options.mount_point.join(STAGING);
+        let (fuse, mounted) = sys_mount::mount(&self.fuse(&target, false))?;
+        let (volatile, nodes) = bounded(1024);
+        let slow = SlowLane::start().map_err(|error| self.abandon(&mounted, error))?;
+        let filesystem = StagingSession {
+            staging: Arc::clone(&self.staging),
+            store: Arc::clone(&self.store),
+            counters: Arc::clone(&self.counters[1]),
+            slow,
+            backings: Backings::default(),
+            volatile,
+            passthrough: self.options.passthrough,
+        };
+        let up = self.start(Side::Staging, filesystem, fuse, mounted)?;
+        match forget_attributes(nodes, up.session.notifier()) {
+            Ok(()) => Ok(up),
+            Err(error) => {
+                let error = self.abandon(&up.mounted, error);
+                up.session.join();
+                Err(error)
+            }
+        }
+    }
+
+    fn start(&self, side: Side, filesystem: impl session::Answers, fuse: File, mounted: Mounted) -> Result<Up, MountError> {
+        match RunningSession::start(side, filesystem, fuse, self.options.threads.max(1), self.ended.clone()) {
+            Ok(session) => Ok(Up { mounted, session }),
+            Err(error) => Err(self.abandon(&mounted, error)),
+        }
+    }
+
+    fn abandon(&self, mounted: &Mounted, source: io::Error) -> MountError {
+        let _ = sys_mount::unmount(mounted, true);
+        MountError::Refused { path: mounted.path.clone(), doing: "starting the session", source }
+    }
+}
+
+/// The thread that tells the kernel which attributes it must ask for from now on. It ends with the session.
+fn forget_attributes(nodes: Receiver<RawNode>, notifier: SessionNotifier) -> io::Result<()> {
+    let run = move || nodes.into_iter().for_each(|node| notifier.forget_attr(node));
+    thread::Builder::new().name("fuse-notices".to_owned()).spawn(run).map(drop)
+}
+
+impl Mounts {
+    /// The mount point, without links.
+    #[must_use]
+    pub fn mount_point(&self) -> &Path {
+        &self.served.options.mount_point
+    }
+
+    /// How files are served where the kernel lets us choose: "passthrough" or "cached".
+    #[must_use]
+    pub const fn mode(&self) -> &'static str {
+        if self.served.options.passthrough { "passthrough" } else { "cached" }
+    }
+
+    /// Tells the kernel what changed.
+    #[must_use]
+    pub fn notifier(&self) -> Notifier {
+        self.notifier.clone()
+    }
+
+    /// Gets a message when a session ends: by `unmount`, or because someone unmounted it by hand.
+    #[must_use]
+    pub fn ended(&self) -> Receiver<Side> {
+        self.ended.clone()
+    }
+
+    /// Requests answered since the mount, by session and operation.
+    #[must_use]
+    pub fn counters(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
+        let [views, staging] = &self.served.counters;
+        [(Side::Views, views), (Side::Staging, staging)].map(|(side, counters)| (side.name().to_owned(), counters.snapshot())).into()
+    }
+
+    /// Takes both down and waits for their end. `lazy` detaches them although they are in use.
+    ///
+    /// Not from a FUSE thread.
+    ///
+    /// # Errors
+    /// Something is in use there (then both are still up), or the kernel refused.
+    pub fn unmount(&self, lazy: bool) -> Result<(), MountError> {
+        let (views, staging) = std::mem::take(&mut *self.up.lock());
+        if let Some(up) = staging {
+            if let Err(error) = sys_mount::unmount(&up.mounted, lazy) {
+                *self.up.lock() = (views, Some(up));
+                return Err(error);
+            }
+            wait_for(up, lazy);
+        }
+        let Some(up) = views else { return Ok(()) };
+        match sys_mount::unmount(&up.mounted, lazy) {
+            Ok(()) => {
+                wait_for(up, lazy);
+                Ok(())
+            }
+            Err(error) => {
+                self.put_staging_back(up);
+                Err(error)
+            }
+        }
+    }
+
+    /// Staging had to go first to let go of the views; they are in use, so it comes back.
+    fn put_staging_back(&self, views: Up) {
+        let staging = match self.served.mount_staging() {
+            Ok(up) => {
+                *self.notifier.0.to_staging.lock() = up.session.notifier();
+                Some(up)
+            }
+            Err(error) => {
+                tracing::error!(%error, "staging could not be mounted again");
+                None
+            }
+        };
+        *self.up.lock() = (Some(views), staging);
+    }
+}
+
+/// A detached session lives until the last file in it is closed: that is not waited for.
+fn wait_for(up: Up, lazy: bool) {
+    if !lazy {
+        up.session.join();
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        if let Err(error) = self.unmount(true) {
+            tracing::warn!(%error, "the mount is left behind");
+        }
+    }
+}
+
+impl std::fmt::Debug for Mounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mounts").field("mount_point", &self.served.options.mount_point).finish_non_exhaustive()
+    }
+}
+
+struct Notices {
+    views: Arc<Views>,
+    /// What the kernel was told last. Not held while notices are sent.
+    shown: Mutex<Arc<Visible>>,
+    to_views: SessionNotifier,
+    to_staging: Mutex<SessionNotifier>,
+}
+
+/// Tells the kernel what changed. For the dispatcher: never to be called from a FUSE thread, nor with a lock held that a request
+/// could wait for. Call it after the change can be seen through `ViewSource` or `Staging`.
+#[derive(Clone)]
+pub struct Notifier(Arc<Notices>);
+
+impl Notifier {
+    /// Staging went back, or stands on something else.
+    pub fn invalidate_staging(&self, invalidations: &[Invalidation]) {
+        let notices = notify::of_staging(invalidations);
+        let kernel = self.0.to_staging.lock().clone();
+        notices.iter().for_each(|notice| kernel.send(notice));
+    }
+
+    /// `ViewSource::visible` answers something new: production, versions, ghosts, tags. What changed is found out here.
+    pub fn visible_changed(&self) {
+        let new = self.0.views.visible();
+        let old = std::mem::replace(&mut *self.0.shown.lock(), Arc::clone(&new));
+        self.0.views.touch();
+        let notices: Vec<Notice> = notify::of_views(&old, &new);
+        notices.iter().for_each(|notice| self.0.to_views.send(notice));
+    }
+
+    /// The lineage has something new.
+    pub fn lineage_changed(&self) {
+        // The kernel keeps nothing of it but listings, which go by time.
+        self.0.views.touch();
+    }
+}
+
+impl std::fmt::Debug for Notifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Notifier").finish_non_exhaustive()
+    }
+}

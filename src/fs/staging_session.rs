@@ -1,0 +1,483 @@
+//! The session of staging: translates requests, counts them, decides nothing.
+//!
+//! Every change comes through this mount or is made known by a notice, so entries and attributes stay in the kernel; only while
+//! a file is open in passthrough are its attributes asked for every time. There is no writeback cache: passthrough excludes it,
+//! and without it the bytes are here before `write` returns, so a seal never misses what a program wrote.
+//! POSIX locks and `flock` are the kernel's own: they are local to this machine, as the mount is.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crossbeam::channel::Sender;
+use fuser::{
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
+};
+
+use super::adapter_attr::{self, FOREVER, GENERATION};
+use super::adapter_backing::Backings;
+use super::adapter_errno::of_staging;
+use super::adapter_reply;
+use super::adapter_staging::{caller, node, raw, reply_attr, reply_empty, reply_entry, told};
+use super::counters::{Counters, Op};
+use super::nodes::RawNode;
+use super::slow_lane::SlowLane;
+use super::views::xattr::OWN;
+use crate::store::Store;
+use crate::store::record::VersionState;
+use crate::tree::key::FileKind;
+use crate::version::staging::{
+    Allocate, DirEntry, Handle, NodeRef, OpenMode, Opened, RenameMode, Seek, SetAttr, Staging, XattrMode,
+};
+use crate::version::{FsError, FsResult};
+
+/// Entries asked of a directory at a time: about what fits into one answer.
+const BATCH: usize = 128;
+
+/// Copies from this size on leave the way free for other requests.
+const LARGE: u64 = 1 << 20;
+
+/// Staging as a FUSE filesystem.
+#[derive(Debug)]
+pub(super) struct StagingSession {
+    pub(super) staging: Arc<Staging>,
+    pub(super) store: Arc<Store>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) slow: SlowLane,
+    pub(super) backings: Backings,
+    /// Nodes whose attributes the kernel must ask for from now on. Sent by another thread: this one may not notify.
+    pub(super) volatile: Sender<RawNode>,
+    pub(super) passthrough: bool,
+}
+
+/// How an opened file is served.
+enum Served {
+    Here(FopenFlags),
+    Kernel(FopenFlags, Arc<BackingId>),
+}
+
+impl StagingSession {
+    /// `register` makes a backing number through the reply at hand.
+    fn serve(&self, opened: &Opened, flags: i32, register: impl FnOnce(&std::fs::File) -> io::Result<BackingId>) -> Served {
+        // A close has something to say only to a writer (ESTALE when its version went down), so only writers are asked.
+        let reads_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        let quiet = if reads_only { FopenFlags::FOPEN_NOFLUSH } else { FopenFlags::empty() };
+        match &opened.mode {
+            OpenMode::Cached { keep: true } => Served::Here(quiet | FopenFlags::FOPEN_KEEP_CACHE),
+            OpenMode::Cached { keep: false } => Served::Here(quiet),
+            OpenMode::Direct => Served::Here(quiet | FopenFlags::FOPEN_DIRECT_IO),
+            OpenMode::Passthrough(file) => match self.backings.open(opened.handle, file, register) {
+                Ok(id) => Served::Kernel(quiet, id),
+                Err(error) => {
+                    // The probe at mount succeeded, so this is rare: a handle that the page cache knows nothing of is always right.
+                    tracing::warn!(%error, "the kernel refused a backing file; serving the file without passthrough");
+                    Served::Here(quiet | FopenFlags::FOPEN_DIRECT_IO)
+                }
+            },
+        }
+    }
+
+    /// Which version staging shows, and its state: the open one, or what it stands on.
+    fn version(&self) -> FsResult<(crate::ids::VersionId, VersionState)> {
+        if let Some(version) = self.open_version() {
+            return Ok((version, VersionState::Open));
+        }
+        let catalog = self.store.catalog();
+        let base = catalog.pointers()?.base;
+        Ok((base, catalog.version(base)?.map_or(VersionState::Expired, |record| record.state)))
+    }
+
+    fn open_version(&self) -> Option<crate::ids::VersionId> {
+        let activity: Option<crate::version::staging::Activity> = self.staging.activity().into();
+        activity.and_then(|activity| activity.version)
+    }
+
+    fn own_xattr(&self, name: &[u8]) -> FsResult<Vec<u8>> {
+        match name {
+            b"store" => Ok(self.store.path().as_os_str().as_bytes().to_vec()),
+            b"version" => Ok(self.version()?.0.to_string().into_bytes()),
+            b"state" => Ok(self.version()?.1.as_str().into()),
+            _ => Err(FsError::NoData),
+        }
+    }
+
+    /// Hands the entries from `offset` on to `add` until it says that the answer is full.
+    fn list(&self, handle: Handle, offset: u64, plus: bool, mut add: impl FnMut(&DirEntry) -> FsResult<bool>) -> FsResult<()> {
+        let mut offset = offset;
+        loop {
+            let batch = self.staging.read_dir(handle, offset, BATCH, plus)?;
+            let Some(last) = batch.last() else { return Ok(()) };
+            offset = last.next_offset;
+            for entry in &batch {
+                if add(entry)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn list_plus(&self, dir: NodeRef, handle: Handle, offset: u64, reply: &mut ReplyDirectoryPlus) -> FsResult<()> {
+        self.list(handle, offset, true, |entry| {
+            let name = OsStr::from_bytes(&entry.name);
+            let (attr, ttl) = match &entry.attr {
+                _ if matches!(&*entry.name, b"." | b"..") => (adapter_attr::bare(raw(entry.node)?, FileKind::Directory), Duration::ZERO),
+                Some(attr) => told(attr)?,
+                // The handle shows the directory as it was. What has the name now is what a lookup must find.
+                None => match self.staging.lookup(dir, &entry.name) {
+                    Ok(attr) => told(&attr)?,
+                    Err(FsError::NotFound | FsError::Stale) => return Ok(false),
+                    Err(error) => return Err(error),
+                },
+            };
+            Ok(reply.add(attr.ino, entry.next_offset, name, &ttl, &attr, GENERATION))
+        })
+    }
+}
+
+impl Filesystem for StagingSession {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            // Without it the kernel asks for security.capability before every write.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_POSIX_ACL,
+            // Default ACLs replace the umask, so it is applied where both are known.
+            InitFlags::FUSE_DONT_MASK,
+            // `open` gets O_TRUNC: one request, and no write of the old bytes in between.
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+        ];
+        adapter_reply::negotiate(config, &wanted);
+        if self.passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
+            // Depth 1: backing files on an ordinary filesystem, and overlayfs may still stand on this mount.
+            let _ = config.set_max_stack_depth(1);
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.counters.count(Op::Lookup);
+        match self.staging.lookup(node(parent), name.as_bytes()) {
+            // Node 0: the kernel remembers that there is nothing. It learns of what comes by its own requests, or by a notice.
+            Err(FsError::NotFound) => reply.entry(&FOREVER, &adapter_attr::bare(RawNode(0), FileKind::Regular), GENERATION),
+            found => reply_entry(reply, found),
+        }
+    }
+
+    // Nothing is kept for a node, and a forget is not answered: it is not counted either.
+    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.counters.count(Op::GetAttr);
+        reply_attr(reply, self.staging.attr(node(ino), fh.map(|fh| Handle(fh.0))));
+    }
+
+    fn setattr(
+        &self, req: &Request, ino: INodeNo, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>, size: Option<u64>,
+        atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>, ctime: Option<SystemTime>, fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>, _chgtime: Option<SystemTime>, _bkuptime: Option<SystemTime>, _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        self.counters.count(Op::SetAttr);
+        let change = SetAttr {
+            // Twelve bits of permissions; the kind of a file never changes.
+            perm: mode.map(|mode| (mode & 0o7777) as u16),
+            uid,
+            gid,
+            size,
+            atime: atime.map(adapter_attr::time_set),
+            mtime: mtime.map(adapter_attr::time_set),
+            ctime: ctime.map(adapter_attr::time),
+        };
+        reply_attr(reply, self.staging.set_attr(&caller(req), node(ino), fh.map(|fh| Handle(fh.0)), &change));
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.counters.count(Op::ReadLink);
+        match self.staging.read_link(node(ino)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(of_staging(&error)),
+        }
+    }
+
+    fn mknod(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        self.counters.count(Op::MakeNode);
+        let Some(kind) = adapter_attr::kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
+        reply_entry(reply, self.staging.make_node(&caller(req), node(dir), name.as_bytes(), kind, mode & 0o7777, umask, rdev));
+    }
+
+    fn mkdir(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.counters.count(Op::MakeDir);
+        reply_entry(reply, self.staging.make_dir(&caller(req), node(dir), name.as_bytes(), mode & 0o7777, umask));
+    }
+
+    fn unlink(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counters.count(Op::Unlink);
+        reply_empty(reply, self.staging.unlink(&caller(req), node(dir), name.as_bytes()));
+    }
+
+    fn rmdir(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counters.count(Op::RemoveDir);
+        reply_empty(reply, self.staging.remove_dir(&caller(req), node(dir), name.as_bytes()));
+    }
+
+    fn symlink(&self, req: &Request, dir: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.counters.count(Op::Symlink);
+        reply_entry(reply, self.staging.symlink(&caller(req), node(dir), name.as_bytes(), target.as_os_str().as_bytes()));
+    }
+
+    fn rename(
+        &self, req: &Request, dir: INodeNo, name: &OsStr, new_dir: INodeNo, new_name: &OsStr, flags: RenameFlags, reply: ReplyEmpty,
+    ) {
+        self.counters.count(Op::Rename);
+        let mode = match flags.bits() {
+            0 => RenameMode::Replace,
+            libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            libc::RENAME_EXCHANGE => RenameMode::Exchange,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let done = self.staging.rename(&caller(req), node(dir), name.as_bytes(), node(new_dir), new_name.as_bytes(), mode);
+        reply_empty(reply, done);
+    }
+
+    fn link(&self, req: &Request, ino: INodeNo, new_dir: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
+        self.counters.count(Op::Link);
+        reply_entry(reply, self.staging.link(&caller(req), node(ino), node(new_dir), new_name.as_bytes()));
+    }
+
+    fn create(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
+        self.counters.count(Op::Create);
+        let created = self.staging.create(&caller(req), node(dir), name.as_bytes(), mode & 0o7777, umask, flags);
+        let (attr, opened) = match created {
+            Ok((attr, opened)) => (attr, opened),
+            Err(error) => return reply.error(of_staging(&error)),
+        };
+        let (attr, ttl) = match told(&attr) {
+            Ok(told) => told,
+            Err(error) => {
+                self.staging.release(opened.handle);
+                return reply.error(of_staging(&error));
+            }
+        };
+        let handle = FileHandle(opened.handle.0);
+        match self.serve(&opened, flags, |file| reply.open_backing(file)) {
+            Served::Here(flags) => reply.created(&ttl, &attr, GENERATION, handle, flags),
+            // Size and times change without a request from now on.
+            Served::Kernel(flags, id) => reply.created_passthrough(&Duration::ZERO, &attr, GENERATION, handle, flags, &id),
+        }
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.counters.count(Op::Open);
+        let opened = match self.staging.open(&caller(req), node(ino), flags.0) {
+            Ok(opened) => opened,
+            Err(error) => return reply.error(of_staging(&error)),
+        };
+        let handle = FileHandle(opened.handle.0);
+        match self.serve(&opened, flags.0, |file| reply.open_backing(file)) {
+            Served::Here(flags) => reply.opened(handle, flags),
+            Served::Kernel(open_flags, id) => {
+                if flags.0 & libc::O_ACCMODE != libc::O_RDONLY {
+                    // A store through a mapping changes the times unseen. If the queue is full, they show with the next request.
+                    let _ = self.volatile.try_send(RawNode(ino.0));
+                }
+                reply.opened_passthrough(handle, open_flags, &id);
+            }
+        }
+    }
+
+    fn read(
+        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, size: u32, _flags: OpenFlags, _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.counters.count(Op::Read);
+        match self.staging.read(Handle(fh.0), offset, size) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(of_staging(&error)),
+        }
+    }
+
+    fn write(
+        &self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], write_flags: WriteFlags, _flags: OpenFlags,
+        _owner: Option<LockOwner>, reply: ReplyWrite,
+    ) {
+        self.counters.count(Op::Write);
+        let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        match self.staging.write(&caller(req), Handle(fh.0), offset, data, kill_priv) {
+            Ok(written) => reply.written(written),
+            Err(error) => reply.error(of_staging(&error)),
+        }
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.counters.count(Op::Flush);
+        reply_empty(reply, self.staging.flush(Handle(fh.0)));
+    }
+
+    fn release(
+        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, _owner: Option<LockOwner>, _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.counters.count(Op::Release);
+        self.staging.release(Handle(fh.0));
+        self.backings.release(Handle(fh.0));
+        reply.ok();
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.counters.count(Op::FSync);
+        let staging = Arc::clone(&self.staging);
+        self.slow.run(move || reply_empty(reply, staging.fsync(Handle(fh.0), datasync)));
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.counters.count(Op::OpenDir);
+        match self.staging.open_dir(node(ino)) {
+            // The kernel keeps the listing until it changes the directory itself or gets a notice.
+            Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE),
+            Err(error) => reply.error(of_staging(&error)),
+        }
+    }
+
+    fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.counters.count(Op::ReadDir);
+        let listed = self.list(Handle(fh.0), offset, false, |entry| {
+            let id = INodeNo(raw(entry.node)?.0);
+            Ok(reply.add(id, entry.next_offset, adapter_attr::kind(entry.kind), OsStr::from_bytes(&entry.name)))
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(of_staging(&error)),
+        }
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.counters.count(Op::ReadDirPlus);
+        match self.list_plus(node(ino), Handle(fh.0), offset, &mut reply) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(of_staging(&error)),
+        }
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        self.counters.count(Op::ReleaseDir);
+        self.staging.release_dir(Handle(fh.0));
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.counters.count(Op::FSyncDir);
+        let staging = Arc::clone(&self.staging);
+        self.slow.run(move || reply_empty(reply, staging.fsync_dir(Handle(fh.0))));
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.counters.count(Op::StatFs);
+        match self.staging.statfs() {
+            Ok(s) => reply.statfs(s.blocks, s.free, s.available, s.files, s.files_free, s.block_size, s.name_max, s.block_size),
+            Err(error) => reply.error(of_staging(&error)),
+        }
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.counters.count(Op::GetXattr);
+        let value = match name.as_bytes().strip_prefix(OWN) {
+            Some(own) => self.own_xattr(own),
+            None => self.staging.get_xattr(node(ino), name.as_bytes()),
+        };
+        match value {
+            Ok(value) => adapter_reply::sized(reply, size, &value),
+            Err(error) => reply.error(of_staging(&error)),
+        }
+    }
+
+    fn setxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
+        self.counters.count(Op::SetXattr);
+        let mode = match flags {
+            0 => XattrMode::Set,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        if name.as_bytes().starts_with(OWN) {
+            return reply.error(Errno::EPERM);
+        }
+        reply_empty(reply, self.staging.set_xattr(&caller(req), node(ino), name.as_bytes(), value, mode));
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.counters.count(Op::ListXattr);
+        match self.staging.list_xattrs(&caller(req), node(ino)) {
+            Ok(names) => adapter_reply::sized(reply, size, &adapter_reply::joined(&names)),
+            Err(error) => reply.error(of_staging(&error)),
+        }
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counters.count(Op::RemoveXattr);
+        if name.as_bytes().starts_with(OWN) {
+            return reply.error(Errno::EPERM);
+        }
+        reply_empty(reply, self.staging.remove_xattr(&caller(req), node(ino), name.as_bytes()));
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        self.counters.count(Op::Access);
+        // The kernel checks by itself (default_permissions).
+        reply.ok();
+    }
+
+    fn fallocate(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, len: u64, mode: i32, reply: ReplyEmpty) {
+        self.counters.count(Op::Allocate);
+        let Some(mode) = Allocate::from_bits(mode) else { return reply.error(Errno::EOPNOTSUPP) };
+        reply_empty(reply, self.staging.allocate(&caller(req), Handle(fh.0), mode, offset, len));
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.counters.count(Op::Seek);
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        match self.staging.seek(Handle(fh.0), offset, what).map(i64::try_from) {
+            Ok(Ok(offset)) => reply.offset(offset),
+            Ok(Err(_)) => reply.error(Errno::EOVERFLOW),
+            Err(error) => reply.error(of_staging(&error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self, req: &Request, _ino_in: INodeNo, fh_in: FileHandle, offset_in: u64, _ino_out: INodeNo, fh_out: FileHandle,
+        offset_out: u64, len: u64, _flags: CopyFileRangeFlags, reply: ReplyWrite,
+    ) {
+        self.counters.count(Op::CopyRange);
+        let (staging, caller) = (Arc::clone(&self.staging), caller(req));
+        // The answer has 32 bits; a caller asks again for the rest.
+        let wanted = len.min(1 << 30);
+        let copy = move || match staging.copy_range(&caller, Handle(fh_in.0), offset_in, Handle(fh_out.0), offset_out, wanted) {
+            Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(of_staging(&error)),
+        };
+        if wanted < LARGE { copy() } else { self.slow.run(copy) }
+    }
+
+    fn ioctl(
+        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: IoctlFlags, _cmd: u32, _in_data: &[u8], _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.counters.count(Op::Ioctl);
+        reply.error(Errno::ENOTTY);
+    }
+}

@@ -1,0 +1,361 @@
+//! The session of the views: translates requests, counts them, decides nothing.
+//!
+//! Mounted read-only, so the kernel refuses writes by itself. Nothing changes but by our own notice: entries, attributes,
+//! symlinks, absent names, listings and pages stay in the kernel, and opens need no request (the first one is answered ENOSYS).
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{
+    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode,
+    OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, WriteFlags,
+};
+
+use super::adapter_attr::{self, FOREVER, GENERATION};
+use super::adapter_errno::of_views;
+use super::adapter_reply;
+use super::counters::{Counters, Op};
+use super::nodes::{RawNode, ViewNode};
+use super::views::{Keep, Listed, ViewError, ViewResult, Views, raw};
+use crate::tree::key::FileKind;
+
+/// Entries asked of a directory at a time: about what fits into one answer.
+const BATCH: usize = 128;
+
+/// The views as a FUSE filesystem.
+#[derive(Debug)]
+pub(super) struct ViewsSession {
+    pub(super) views: Arc<Views>,
+    pub(super) counters: Arc<Counters>,
+    /// Whether the kernel refuses writes (else opens must be seen, to refuse those for writing).
+    pub(super) kernel_read_only: bool,
+}
+
+fn node(ino: INodeNo) -> ViewResult<ViewNode> {
+    ViewNode::unpack(RawNode(ino.0)).ok_or(ViewError::Stale)
+}
+
+const fn ttl(keep: Keep) -> Duration {
+    match keep {
+        Keep::Forever => FOREVER,
+        Keep::Never => Duration::ZERO,
+    }
+}
+
+impl ViewsSession {
+    fn lookup_reply(&self, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let dir = match node(parent) {
+            Ok(dir) => dir,
+            Err(error) => return reply.error(of_views(&error)),
+        };
+        let found = self.views.lookup(dir, name.as_bytes());
+        match found.and_then(|node| node.map(|node| Ok((node, self.views.attr(node)?))).transpose()) {
+            Ok(Some((node, attr))) => {
+                let attr = adapter_attr::attr(&attr);
+                reply.entry_with_ttls(&ttl(self.views.keeps_attr(node)), &FOREVER, &attr, GENERATION);
+            }
+            Ok(None) => match self.views.keeps_absence(dir) {
+                // Node 0: the kernel remembers that there is nothing.
+                Keep::Forever => reply.entry(&FOREVER, &adapter_attr::bare(RawNode(0), FileKind::Regular), GENERATION),
+                Keep::Never => reply.error(Errno::ENOENT),
+            },
+            Err(error) => reply.error(of_views(&error)),
+        }
+    }
+
+    /// Hands the entries from `offset` on to `add` until it says that the answer is full.
+    fn list(&self, dir: INodeNo, offset: u64, mut add: impl FnMut(&Listed) -> ViewResult<bool>) -> ViewResult<()> {
+        let dir = node(dir)?;
+        let mut offset = offset;
+        loop {
+            let batch = self.views.list(dir, offset, BATCH)?;
+            let Some(last) = batch.last() else { return Ok(()) };
+            offset = last.next;
+            for entry in &batch {
+                if add(entry)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn list_plus(&self, dir: INodeNo, offset: u64, reply: &mut ReplyDirectoryPlus) -> ViewResult<()> {
+        self.list(dir, offset, |entry| {
+            let name = OsStr::from_bytes(&entry.name);
+            let id = raw(entry.node)?;
+            let (attr, keep) = if matches!(&*entry.name, b"." | b"..") {
+                (adapter_attr::bare(id, entry.kind), Keep::Never)
+            } else {
+                match self.views.attr(entry.node) {
+                    Ok(attr) => (adapter_attr::attr(&attr), self.views.keeps_attr(entry.node)),
+                    // It went between the listing and now (a log, a version).
+                    Err(ViewError::NotFound | ViewError::Stale) => return Ok(false),
+                    Err(error) => return Err(error),
+                }
+            };
+            Ok(reply.add(INodeNo(id.0), entry.next, name, &ttl(keep), &attr, GENERATION))
+        })
+    }
+}
+
+impl Filesystem for ViewsSession {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_NO_OPEN_SUPPORT,
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+            // Only lineage files and our own directories are ever asked about again; there, a new size or time drops the pages.
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_ASYNC_DIO,
+        ];
+        adapter_reply::negotiate(config, &wanted);
+        Ok(())
+    }
+
+    fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.counters.count(Op::Lookup);
+        self.lookup_reply(parent, name, reply);
+    }
+
+    // Nothing is kept for a node, and a forget is not answered: it is not counted either.
+    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.counters.count(Op::GetAttr);
+        match node(ino).and_then(|node| Ok((node, self.views.attr(node)?))) {
+            Ok((node, attr)) => reply.attr(&ttl(self.views.keeps_attr(node)), &adapter_attr::attr(&attr)),
+            Err(error) => reply.error(of_views(&error)),
+        }
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.counters.count(Op::ReadLink);
+        match node(ino).and_then(|node| self.views.read_link(node)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(of_views(&error)),
+        }
+    }
+
+    fn open(&self, _req: &Request, _ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.counters.count(Op::Open);
+        if self.kernel_read_only {
+            // The kernel never asks again, and keeps pages from open to open.
+            reply.error(Errno::ENOSYS);
+        } else if flags.acc_mode() == OpenAccMode::O_RDONLY && flags.0 & libc::O_TRUNC == 0 {
+            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+        } else {
+            reply.error(Errno::EROFS);
+        }
+    }
+
+    fn read(
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, size: u32, _flags: OpenFlags, _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.counters.count(Op::Read);
+        let len = usize::try_from(size).unwrap_or(usize::MAX);
+        match node(ino).and_then(|node| self.views.read(node, offset, len)) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(of_views(&error)),
+        }
+    }
+
+    fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.counters.count(Op::Flush);
+        // Nothing is ever written: the kernel need not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.counters.count(Op::FSync);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.counters.count(Op::FSyncDir);
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.counters.count(Op::OpenDir);
+        // Offsets need no handle; the kernel never asks again, and keeps listings until the directory's time changes.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.counters.count(Op::ReadDir);
+        let listed = self.list(ino, offset, |entry| {
+            let id = INodeNo(raw(entry.node)?.0);
+            Ok(reply.add(id, entry.next, adapter_attr::kind(entry.kind), OsStr::from_bytes(&entry.name)))
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(of_views(&error)),
+        }
+    }
+
+    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.counters.count(Op::ReadDirPlus);
+        match self.list_plus(ino, offset, &mut reply) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(of_views(&error)),
+        }
+    }
+
+    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.counters.count(Op::Seek);
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let found = match whence {
+            libc::SEEK_DATA => node(ino).and_then(|node| self.views.seek(node, offset, true)),
+            libc::SEEK_HOLE => node(ino).and_then(|node| self.views.seek(node, offset, false)),
+            _ => Err(ViewError::Invalid),
+        };
+        match found.map(i64::try_from) {
+            Ok(Ok(offset)) => reply.offset(offset),
+            Ok(Err(_)) => reply.error(Errno::EOVERFLOW),
+            Err(error) => reply.error(of_views(&error)),
+        }
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.counters.count(Op::StatFs);
+        match self.views.store().filesystem() {
+            Ok(host) => reply.statfs(
+                host.blocks(),
+                host.blocks_free(),
+                host.blocks_available(),
+                host.files(),
+                host.files_free(),
+                u32::try_from(host.fragment_size()).unwrap_or(4096),
+                255,
+                u32::try_from(host.fragment_size()).unwrap_or(4096),
+            ),
+            Err(error) => reply.error(of_views(&error.into())),
+        }
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.counters.count(Op::GetXattr);
+        match node(ino).and_then(|node| self.views.xattr(node, name.as_bytes())) {
+            Ok(value) => adapter_reply::sized(reply, size, &value),
+            Err(error) => reply.error(of_views(&error)),
+        }
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.counters.count(Op::ListXattr);
+        match node(ino).and_then(|node| self.views.xattrs(node, req.uid() == 0)) {
+            Ok(names) => adapter_reply::sized(reply, size, &adapter_reply::joined(&names)),
+            Err(error) => reply.error(of_views(&error)),
+        }
+    }
+
+    fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        self.counters.count(Op::Access);
+        reply.ok();
+    }
+
+    // The rest only arrives where an unprivileged mount could not ask the kernel to refuse it.
+
+    fn setattr(
+        &self, _req: &Request, _ino: INodeNo, _mode: Option<u32>, _uid: Option<u32>, _gid: Option<u32>, _size: Option<u64>,
+        _atime: Option<fuser::TimeOrNow>, _mtime: Option<fuser::TimeOrNow>, _ctime: Option<std::time::SystemTime>,
+        _fh: Option<FileHandle>, _crtime: Option<std::time::SystemTime>, _chgtime: Option<std::time::SystemTime>,
+        _bkuptime: Option<std::time::SystemTime>, _flags: Option<fuser::BsdFileFlags>, reply: ReplyAttr,
+    ) {
+        self.counters.count(Op::SetAttr);
+        reply.error(Errno::EROFS);
+    }
+
+    fn mknod(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, _rdev: u32, reply: ReplyEntry) {
+        self.counters.count(Op::MakeNode);
+        reply.error(Errno::EROFS);
+    }
+
+    fn mkdir(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
+        self.counters.count(Op::MakeDir);
+        reply.error(Errno::EROFS);
+    }
+
+    fn unlink(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        self.counters.count(Op::Unlink);
+        reply.error(Errno::EROFS);
+    }
+
+    fn rmdir(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        self.counters.count(Op::RemoveDir);
+        reply.error(Errno::EROFS);
+    }
+
+    fn symlink(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, _target: &std::path::Path, reply: ReplyEntry) {
+        self.counters.count(Op::Symlink);
+        reply.error(Errno::EROFS);
+    }
+
+    fn rename(
+        &self, _req: &Request, _dir: INodeNo, _name: &OsStr, _new_dir: INodeNo, _new_name: &OsStr, _flags: fuser::RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.counters.count(Op::Rename);
+        reply.error(Errno::EROFS);
+    }
+
+    fn link(&self, _req: &Request, _ino: INodeNo, _dir: INodeNo, _name: &OsStr, reply: ReplyEntry) {
+        self.counters.count(Op::Link);
+        reply.error(Errno::EROFS);
+    }
+
+    fn create(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, _flags: i32, reply: ReplyCreate) {
+        self.counters.count(Op::Create);
+        reply.error(Errno::EROFS);
+    }
+
+    fn write(
+        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: u64, _data: &[u8], _write_flags: WriteFlags, _flags: OpenFlags,
+        _owner: Option<LockOwner>, reply: ReplyWrite,
+    ) {
+        self.counters.count(Op::Write);
+        reply.error(Errno::EROFS);
+    }
+
+    fn fallocate(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: u64, _len: u64, _mode: i32, reply: ReplyEmpty) {
+        self.counters.count(Op::Allocate);
+        reply.error(Errno::EROFS);
+    }
+
+    fn copy_file_range(
+        &self, _req: &Request, _ino_in: INodeNo, _fh_in: FileHandle, _offset_in: u64, _ino_out: INodeNo, _fh_out: FileHandle,
+        _offset_out: u64, _len: u64, _flags: fuser::CopyFileRangeFlags, reply: ReplyWrite,
+    ) {
+        self.counters.count(Op::CopyRange);
+        reply.error(Errno::EROFS);
+    }
+
+    fn setxattr(
+        &self, _req: &Request, _ino: INodeNo, _name: &OsStr, _value: &[u8], _flags: i32, _position: u32, reply: ReplyEmpty,
+    ) {
+        self.counters.count(Op::SetXattr);
+        reply.error(Errno::EROFS);
+    }
+
+    fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        self.counters.count(Op::RemoveXattr);
+        reply.error(Errno::EROFS);
+    }
+
+    fn ioctl(
+        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: fuser::IoctlFlags, _cmd: u32, _in_data: &[u8], _out_size: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        self.counters.count(Op::Ioctl);
+        reply.error(Errno::ENOTTY);
+    }
+}
