@@ -1,10 +1,12 @@
 //! The difference of two states as paths, for people and checks.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::key::InodeRecord;
+use super::key::{Content, FileKind, InodeRecord, Name, Part, Value};
+use super::snapshot::MAX_DEPTH;
 use super::{Snapshot, TreeError};
-use crate::ids::Ino;
+use crate::ids::{Ino, ObjectId};
 
 /// How a path differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +39,205 @@ pub struct PathChange {
 }
 
 /// The paths that differ, sorted. New and deleted directories come with all that is in them, a renamed one as both.
-pub fn changes(_old: &Snapshot, _new: &Snapshot) -> Result<Vec<PathChange>, TreeError> {
-    Err(TreeError::inode(Ino::ROOT, "changes are not written yet"))
+///
+/// A directory whose times and link count differ only because its entries do is not listed, nor is a file that only gained or lost
+/// another name. The cost follows the change.
+pub fn changes(old: &Snapshot, new: &Snapshot) -> Result<Vec<PathChange>, TreeError> {
+    let mut found = Found { old: Side::new(old), new: Side::new(new), touched: BTreeMap::new(), paths: BTreeMap::new() };
+    let mut names = Vec::new();
+    for change in old.tree.diff(&new.tree) {
+        let change = change?;
+        let touched = found.touched.entry(change.key.ino).or_default();
+        match change.key.part {
+            Part::Inode | Part::Link(..) => {}
+            Part::Xattr(_) => touched.xattrs = true,
+            Part::Extent(_) => touched.extents = true,
+            Part::Dirent(name) => {
+                touched.entries = true;
+                names.push((change.key.ino, name, change.old, change.new));
+            }
+        }
+    }
+    for (dir, name, old, new) in names {
+        found.name(dir, &name, old, new)?;
+    }
+    found.touched_inodes()?;
+    found.classify()
+}
+
+/// What of an inode differs beside its record.
+#[derive(Clone, Copy, Default)]
+struct Touched {
+    entries: bool,
+    xattrs: bool,
+    extents: bool,
+}
+
+/// One of the two states, with the paths of directories met so far.
+struct Side<'a> {
+    snapshot: &'a Snapshot,
+    dirs: HashMap<Ino, Arc<[u8]>>,
+}
+
+/// The inodes that a path leads to in the older and in the newer state.
+#[derive(Clone, Copy, Default)]
+struct Ends {
+    old: Option<Ino>,
+    new: Option<Ino>,
+}
+
+struct Found<'a> {
+    old: Side<'a>,
+    new: Side<'a>,
+    touched: BTreeMap<Ino, Touched>,
+    paths: BTreeMap<Vec<u8>, Ends>,
+}
+
+impl<'a> Side<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        Self { snapshot, dirs: HashMap::from([(Ino::ROOT, Arc::from(&b""[..]))]) }
+    }
+
+    fn dir(&mut self, ino: Ino) -> Result<Arc<[u8]>, TreeError> {
+        let mut names: Vec<(Ino, Name)> = Vec::new();
+        let mut at = ino;
+        let mut path = loop {
+            if let Some(path) = self.dirs.get(&at) {
+                break Arc::clone(path);
+            }
+            let record = self.snapshot.inode(at)?.ok_or_else(|| TreeError::inode(at, "a directory without a record"))?;
+            names.push((at, Arc::clone(&record.name)));
+            at = record.parent;
+            if names.len() > MAX_DEPTH {
+                return Err(TreeError::inode(ino, "its parents run in a circle"));
+            }
+        };
+        while let Some((below, name)) = names.pop() {
+            path = join(&path, &name).into();
+            self.dirs.insert(below, Arc::clone(&path));
+        }
+        Ok(path)
+    }
+
+    /// Calls `found` with the path and, if it is a directory, those below.
+    fn expand(&self, path: Vec<u8>, ino: Ino, kind: FileKind, found: &mut dyn FnMut(Vec<u8>, Ino)) -> Result<(), TreeError> {
+        let mut left = vec![(path, ino, kind, 0)];
+        while let Some((path, ino, kind, depth)) = left.pop() {
+            if depth > MAX_DEPTH {
+                return Err(TreeError::inode(ino, "a directory that is in itself"));
+            }
+            if kind == FileKind::Directory {
+                for entry in self.snapshot.each_entry(ino) {
+                    let (name, ino, kind) = entry?;
+                    left.push((join(&path, &name), ino, kind, depth + 1));
+                }
+            }
+            found(path, ino);
+        }
+        Ok(())
+    }
+}
+
+fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() { name.to_vec() } else { [dir, name].join(&b'/') }
+}
+
+impl Found<'_> {
+    /// A name that leads elsewhere, is new or is gone.
+    fn name(&mut self, dir: Ino, name: &[u8], old: Option<Value>, new: Option<Value>) -> Result<(), TreeError> {
+        let paths = &mut self.paths;
+        if let Some(Value::Dirent(ino, kind)) = old {
+            let path = join(&self.old.dir(dir)?, name);
+            self.old.expand(path, ino, kind, &mut |path, ino| paths.entry(path).or_default().old = Some(ino))?;
+        }
+        if let Some(Value::Dirent(ino, kind)) = new {
+            let path = join(&self.new.dir(dir)?, name);
+            self.new.expand(path, ino, kind, &mut |path, ino| paths.entry(path).or_default().new = Some(ino))?;
+        }
+        Ok(())
+    }
+
+    /// The paths of inodes that differ themselves. A path that no changed name leads to is the same in both states.
+    fn touched_inodes(&mut self) -> Result<(), TreeError> {
+        for ino in self.touched.keys() {
+            let Some(record) = self.new.snapshot.inode(*ino)? else { continue };
+            let mut links = self.new.snapshot.further_links(*ino)?;
+            if *ino == Ino::ROOT {
+                self.paths.entry(Vec::new()).or_insert(Ends { old: Some(*ino), new: Some(*ino) });
+            } else {
+                links.push((record.parent, Arc::clone(&record.name)));
+            }
+            for (dir, name) in links {
+                let path = join(&self.new.dir(dir)?, &name);
+                self.paths.entry(path).or_insert(Ends { old: Some(*ino), new: Some(*ino) });
+            }
+        }
+        Ok(())
+    }
+
+    fn classify(self) -> Result<Vec<PathChange>, TreeError> {
+        let mut changes = Vec::with_capacity(self.paths.len());
+        for (path, ends) in &self.paths {
+            let old = load(self.old.snapshot, ends.old)?;
+            let new = load(self.new.snapshot, ends.new)?;
+            let kind = match (&old, &new) {
+                (Some(old), Some(new)) => self.compare(old, new)?,
+                (Some(_), None) => Some(ChangeKind::Deleted),
+                (None, Some(_)) => Some(ChangeKind::Added),
+                (None, None) => None,
+            };
+            if let (Some(kind), Some(ino)) = (kind, ends.new.or(ends.old)) {
+                let path = path.clone();
+                changes.push(PathChange { path, ino, kind, old: old.map(|(_, record)| record), new: new.map(|(_, record)| record) });
+            }
+        }
+        Ok(changes)
+    }
+
+    /// How a path that is there in both states differs.
+    fn compare(&self, old: &(Ino, Arc<InodeRecord>), new: &(Ino, Arc<InodeRecord>)) -> Result<Option<ChangeKind>, TreeError> {
+        let ((old_ino, old), (new_ino, new)) = (old, new);
+        let same_inode = old_ino == new_ino;
+        let touched = match self.touched.get(new_ino) {
+            Some(touched) if same_inode => *touched,
+            None if same_inode => return Ok(None),
+            _ => Touched::default(),
+        };
+        if old.kind != new.kind {
+            return Ok(Some(ChangeKind::Type));
+        }
+        let extents = touched.extents || (!same_inode && old.content == Content::Extents);
+        if extents || old.size != new.size || !self.same_content(&old.content, &new.content)? {
+            return Ok(Some(ChangeKind::Modified));
+        }
+        let xattrs = if same_inode {
+            touched.xattrs
+        } else {
+            self.old.snapshot.xattrs(*old_ino)? != self.new.snapshot.xattrs(*new_ino)?
+        };
+        let attributes = |record: &InodeRecord| (record.perm, record.uid, record.gid, record.rdev);
+        // A directory's times follow its entries; on their own they were set.
+        let entries = touched.entries || (!same_inode && new.kind == FileKind::Directory);
+        let times = !entries && (old.mtime, old.atime) != (new.mtime, new.atime);
+        let differs = xattrs || times || attributes(old) != attributes(new);
+        Ok(differs.then_some(ChangeKind::Properties))
+    }
+
+    fn same_content(&self, old: &Content, new: &Content) -> Result<bool, TreeError> {
+        if old == new {
+            return Ok(true);
+        }
+        // Bytes that were written again are the same bytes; known once both are sealed.
+        let (Content::Object(old), Content::Object(new)) = (old, new) else { return Ok(false) };
+        let catalog = self.new.snapshot.store.catalog();
+        let digest = |object: &ObjectId| catalog.object(*object).map(|record| record.map(|record| record.digest));
+        let (old, new) = (digest(old)?, digest(new)?);
+        Ok(old.is_some() && old == new)
+    }
+}
+
+fn load(snapshot: &Snapshot, ino: Option<Ino>) -> Result<Option<(Ino, Arc<InodeRecord>)>, TreeError> {
+    let Some(ino) = ino else { return Ok(None) };
+    let record = snapshot.inode(ino)?.ok_or_else(|| TreeError::inode(ino, "a name leads to it but it has no record"))?;
+    Ok(Some((ino, record)))
 }

@@ -43,8 +43,8 @@ impl Tree {
             let roots = self.root.load(&self.nodes).and_then(|old| Ok((old, newer.root.load(&newer.nodes)?)));
             match roots {
                 Ok((old, new)) => {
-                    diff.old.stack.push(Frame { node: old, at: 0, lower: None });
-                    diff.new.stack.push(Frame { node: new, at: 0, lower: None });
+                    diff.old.stack.push(Frame { node: old, at: 0 });
+                    diff.new.stack.push(Frame { node: new, at: 0 });
                 }
                 Err(error) => diff.failed = Some(error),
             }
@@ -62,14 +62,12 @@ struct Cursor {
 struct Frame {
     node: Arc<Node>,
     at: usize,
-    /// No key in or below the node is less; `None` on the left edge of the tree.
-    lower: Option<Key>,
 }
 
 /// What a cursor stands at.
 enum Item<'a> {
     Entry(&'a Key, &'a Value),
-    Below { at: &'a At, lower: Option<&'a Key>, level: u8 },
+    Below { at: &'a At, from: &'a Key, level: u8 },
     End,
 }
 
@@ -99,7 +97,7 @@ impl Cursor {
             Body::Leaf(leaf) => leaf.entries.get(frame.at).map_or(Item::End, |(key, value)| Item::Entry(key, value)),
             Body::Inner(inner) => inner.children.get(frame.at).map_or(Item::End, |child| Item::Below {
                 at: &child.at,
-                lower: if frame.at == 0 { frame.lower.as_ref() } else { Some(&child.from) },
+                from: &child.from,
                 level: frame.node.level - 1,
             }),
         }
@@ -116,10 +114,9 @@ impl Cursor {
         let Some(frame) = self.stack.last_mut() else { return Ok(()) };
         let Body::Inner(inner) = &frame.node.body else { return Ok(()) };
         let Some(child) = inner.children.get(frame.at) else { return Ok(()) };
-        let lower = if frame.at == 0 { frame.lower.clone() } else { Some(child.from.clone()) };
         let node = child.load(nodes, frame.node.level)?;
         frame.at += 1;
-        self.stack.push(Frame { node, at: 0, lower });
+        self.stack.push(Frame { node, at: 0 });
         Ok(())
     }
 
@@ -146,11 +143,11 @@ fn choose(old: &Item<'_>, new: &Item<'_>) -> Step {
             Ordering::Greater => Step::Added,
             Ordering::Equal => Step::Both,
         },
-        (Item::Entry(key, _), Item::Below { lower, .. }) if Some(*key) < *lower => Step::Removed,
+        (Item::Entry(key, _), Item::Below { from, .. }) if key < from => Step::Removed,
         (Item::Entry(..), Item::Below { .. }) => Step::EnterNew,
-        (Item::Below { lower, .. }, Item::Entry(key, _)) if Some(*key) < *lower => Step::Added,
+        (Item::Below { from, .. }, Item::Entry(key, _)) if key < from => Step::Added,
         (Item::Below { .. }, Item::Entry(..)) => Step::EnterOld,
-        (Item::Below { at: a, lower: from_a, level: level_a }, Item::Below { at: b, lower: from_b, level: level_b }) => {
+        (Item::Below { at: a, from: from_a, level: level_a }, Item::Below { at: b, from: from_b, level: level_b }) => {
             if a.is_same(b) {
                 return Step::SkipBoth;
             }

@@ -22,8 +22,11 @@ impl Tree {
         let inserted = insert_in(&self.nodes, root, key, value)?;
         if let Some((from, right)) = inserted.split {
             let level = right.level + 1;
-            let left = Child::new(lowest(root, &from), Arc::clone(root));
-            let children = vec![left, Child::new(from, right)];
+            let lowest = match &root.body {
+                Body::Leaf(leaf) => &leaf.entries[0].0,
+                Body::Inner(inner) => &inner.children[0].from,
+            };
+            let children = vec![Child::new(lowest.clone(), Arc::clone(root)), Child::new(from, right)];
             self.root = At::Live(Arc::new(Node::new(level, Body::Inner(Inner::new(children)))));
         }
         self.len += u64::from(inserted.old.is_none());
@@ -65,15 +68,6 @@ impl Tree {
     }
 }
 
-/// A first child's `from` says nothing, but children ascend: anything below `from` will do.
-fn lowest(node: &Node, from: &Key) -> Key {
-    let lowest = match &node.body {
-        Body::Leaf(leaf) => leaf.entries.first().map(|(key, _)| key.clone()),
-        Body::Inner(inner) => inner.children.first().map(|child| child.from.clone()),
-    };
-    lowest.unwrap_or_else(|| from.clone())
-}
-
 fn insert_in(nodes: &Nodes, node: &mut Arc<Node>, key: Key, value: Value) -> Result<Inserted, TreeError> {
     let node = Node::edit(node);
     let level = node.level;
@@ -92,6 +86,7 @@ fn insert_in(nodes: &Nodes, node: &mut Arc<Node>, key: Key, value: Value) -> Res
         },
         Body::Inner(inner) => {
             let at = inner.find(&key);
+            inner.lower_first(&key);
             let child = &mut inner.children[at];
             let inserted = insert_in(nodes, child.live(nodes, level)?, key, value)?;
             child.count += u64::from(inserted.old.is_none());
@@ -167,13 +162,13 @@ fn merge(nodes: &Nodes, level: u8, inner: &mut Inner, at: usize) {
         let right = inner.remove(left + 1);
         let child = &mut inner.children[left];
         child.count += right.count;
-        child.at = At::Live(Arc::new(join(&a, &b, right.from)));
+        child.at = At::Live(Arc::new(join(&a, &b)));
         return;
     }
 }
 
-/// Both nodes in one; `from` is where the right one began.
-fn join(left: &Node, right: &Node, from: Key) -> Node {
+/// Both nodes in one.
+fn join(left: &Node, right: &Node) -> Node {
     let mut joined = left.clone();
     match (&mut joined.body, &right.body) {
         (Body::Leaf(left), Body::Leaf(right)) => {
@@ -181,12 +176,8 @@ fn join(left: &Node, right: &Node, from: Key) -> Node {
             left.bytes += right.bytes;
         }
         (Body::Inner(left), Body::Inner(right)) => {
-            let mut children = std::mem::take(&mut left.children);
-            let seam = children.len();
-            children.extend_from_slice(&right.children);
-            // No longer the first child of its node: now its bound counts.
-            children[seam].from = from;
-            *left = Inner::new(children);
+            left.children.extend_from_slice(&right.children);
+            left.bytes += right.bytes;
         }
         // Both are children of one node, and loading checked their level.
         _ => debug_assert!(false, "neighbours of different levels"),

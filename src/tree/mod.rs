@@ -17,6 +17,8 @@ mod nodes;
 mod persist;
 mod snapshot;
 #[cfg(test)]
+mod state_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

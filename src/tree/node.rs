@@ -57,8 +57,7 @@ pub(super) struct Inner {
 /// A child of an inner node.
 #[derive(Clone, Debug)]
 pub(super) struct Child {
-    /// No key below is less than this, and no key below the child before reaches it. The first child's says nothing: it takes
-    /// all that is less than the second's.
+    /// No key below is less than this, and no key below the child before reaches it.
     pub(super) from: Key,
     /// Number of entries below.
     pub(super) count: u64,
@@ -197,7 +196,7 @@ impl Inner {
         Self { children, bytes }
     }
 
-    /// The child under which `key` is or would go.
+    /// The child under which `key` is or would go: the first one takes whatever is less than the second's bound.
     pub(super) fn find(&self, key: &Key) -> usize {
         self.children.get(1..).map_or(0, |rest| rest.partition_point(|child| child.from <= *key))
     }
@@ -205,6 +204,16 @@ impl Inner {
     pub(super) fn insert(&mut self, at: usize, child: Child) {
         self.bytes += child.weight();
         self.children.insert(at, child);
+    }
+
+    /// Lowers the bound of the first child, under which a lesser key goes.
+    pub(super) fn lower_first(&mut self, key: &Key) {
+        if let Some(first) = self.children.first_mut()
+            && *key < first.from
+        {
+            self.bytes = self.bytes + key_weight(key) - key_weight(&first.from);
+            first.from = key.clone();
+        }
     }
 
     pub(super) fn remove(&mut self, at: usize) -> Child {

@@ -8,7 +8,7 @@ use crate::ids::Ino;
 use crate::store::Store;
 
 /// No path can be deeper than this: a walk to the root that takes longer runs in a circle.
-const MAX_DEPTH: usize = 1 << 16;
+pub(super) const MAX_DEPTH: usize = 1 << 16;
 
 /// A frozen state of the dataset. A clone takes constant time.
 #[derive(Clone, Debug)]
