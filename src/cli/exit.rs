@@ -63,6 +63,18 @@ impl Failure {
         Self { exit, message: message.into() }
     }
 
+    /// The line as people read it: the system's errors in words, without their numbers.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let mut line = String::new();
+        let mut rest = self.message.as_str();
+        while let Some((before, after)) = rest.split_once(" (os error ") {
+            line.push_str(before);
+            rest = after.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(')');
+        }
+        line + rest
+    }
+
     /// Something failed, in one line.
     #[must_use]
     pub fn failed(message: impl Into<String>) -> Self {
@@ -158,6 +170,13 @@ mod tests {
         }
         let gone = Failure::from(ClientError::NoDaemon { store: "/s".into() });
         assert_eq!((gone.exit as u8, gone.message.as_str()), (5, "/s: no daemon serves this store; mount it: shadowfs mount /s MNT"));
+    }
+
+    #[test]
+    fn errors_of_the_system_are_words() {
+        let error = io::Error::from_raw_os_error(2);
+        assert_eq!(Failure::failed(format!("x: {error}; y: {error}")).line(), "x: No such file or directory; y: No such file or directory");
+        assert_eq!(Failure::failed("x").line(), "x");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `init`: makes a store, with a bar on a terminal while a directory is copied in.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,8 @@ pub(super) fn run(args: &InitArgs, out: &mut Out) -> Result {
             Ok(out.line(format_args!("{shown}: a store; {what}; mount it: shadowfs mount {shown} MNT"))?)
         }
         Err(failure) => {
-            // Half a store would look like one.
+            // Half a store would look like one. What can't be removed is left to the eyes of whoever reads the line.
+            let _ = std::fs::remove_file(store.path().join(FILE_NAME));
             let undone = Arc::into_inner(store).map(Store::undo_init);
             match undone {
                 Some(Err(error)) => Err(Failure::new(failure.exit, format!("{}; what was made is left: {error}", failure.message))),
@@ -51,7 +53,7 @@ fn readable(dir: &Path) -> Result<&Path> {
 /// The configuration and t0; says how much was copied.
 fn fill(store: &Arc<Store>, from: Option<&Path>) -> Result<(VersionRecord, Option<String>)> {
     let config = store.path().join(FILE_NAME);
-    std::fs::write(&config, DEFAULT_FILE).map_err(|error| Failure::failed(format!("{}: can't be written: {error}", config.display())))?;
+    write(&config).map_err(|error| Failure::failed(format!("{}: can't be written: {error}", config.display())))?;
     let Some(dir) = from else { return Ok((import::empty(store, &SystemClock).map_err(refused)?, None)) };
     let bar = bar(dir);
     let told = std::cell::Cell::new((0, 0));
@@ -64,6 +66,13 @@ fn fill(store: &Arc<Store>, from: Option<&Path>) -> Result<(VersionRecord, Optio
     let record = record.map_err(refused)?;
     let (files, bytes) = told.get();
     Ok((record, Some(format!("{files} files, {}", HumanBytes(bytes)))))
+}
+
+/// The configuration is on disk before the last step of `init` makes the store one.
+fn write(config: &Path) -> io::Result<()> {
+    let mut file = File::create_new(config)?;
+    file.write_all(DEFAULT_FILE.as_bytes())?;
+    file.sync_all()
 }
 
 fn refused(error: ImportError) -> Failure {

@@ -56,11 +56,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     });
     match done {
         Ok(()) => Exit::Done.into(),
-        Err(Failure { exit, message }) => {
-            if !message.is_empty() {
-                eprintln!("shadowfs: {message}");
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                eprintln!("shadowfs: {}", failure.line());
             }
-            exit.into()
+            failure.exit.into()
         }
     }
 }

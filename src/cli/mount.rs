@@ -3,12 +3,14 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::args::{Cli, MountArgs, Verb};
 use super::exit::{Exit, Failure, Result};
 use crate::control::client::{self, ClientError};
 use crate::control::protocol::{Reply, Request};
 use crate::daemon::{self, DaemonOptions};
+use crate::store::{Store, StoreError};
 use crate::sys::{self, Daemonized};
 
 /// Options of fstab that mean nothing to us: they are for mount(8) and systemd, or what we do anyway.
@@ -62,8 +64,20 @@ fn idle_store(path: &Path) -> Result<PathBuf> {
             let line = format!("{}: mounted at {place} already; unmount it first: shadowfs unmount {place}", store.display());
             Err(Failure::new(Exit::Conflict, line))
         }
-        Err(_) => Ok(store),
+        Err(_) => openable(&store).map(|()| store),
     }
+}
+
+/// Opens the store once before anything is started: what is wrong with it is said here, with its exit code.
+fn openable(store: &Path) -> Result {
+    // A daemon that is ending answers no more and has the store for a moment still.
+    for _ in 0..50 {
+        match Store::open(store) {
+            Err(StoreError::InUse { .. }) => std::thread::sleep(Duration::from_millis(100)),
+            opened => return Ok(opened.map(drop)?),
+        }
+    }
+    Ok(Store::open(store).map(drop)?)
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf> {

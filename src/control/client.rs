@@ -34,7 +34,7 @@ pub enum ClientError {
         remedy: String,
     },
     /// The path can't be looked at.
-    #[error("{}: {}", path.display(), plain(source))]
+    #[error("{}: {source}", path.display())]
     Unreadable {
         /// The path.
         path: PathBuf,
@@ -70,12 +70,6 @@ pub enum ClientError {
     /// The daemon refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
-}
-
-/// The system's words on an error, without its number.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split_once(" (os error ").map_or(text.clone(), |(words, _)| words.to_owned())
 }
 
 /// A connection to a daemon: good for one request.

@@ -1,12 +1,16 @@
 //! What people and scripts see of a version, an attempt and a change: the documents behind `--json`, `lineage/` and the
 //! control protocol. Their field names are part of the contract with scripts.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::json::AttemptJson;
 use crate::clock::Timestamp;
 use crate::ids::{Digest, VersionId};
 use crate::store::record::{AttemptRecord, ChangeCounts, Reason, VersionRecord, VersionState, Writer};
+use crate::tree::{self, PathChange};
+use crate::tree::key::{FileKind, InodeRecord};
 
 /// A version, as `log`, `show` and all others print it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -145,6 +149,27 @@ pub struct AttemptDoc {
     pub attempt: AttemptRecord,
     /// Its output, below the mount.
     pub log: String,
+}
+
+impl From<tree::ChangeKind> for ChangeKind {
+    fn from(kind: tree::ChangeKind) -> Self {
+        match kind {
+            tree::ChangeKind::Added => Self::Added,
+            tree::ChangeKind::Modified => Self::Modified,
+            tree::ChangeKind::Type => Self::Type,
+            tree::ChangeKind::Properties => Self::Properties,
+            tree::ChangeKind::Deleted => Self::Deleted,
+        }
+    }
+}
+
+impl From<&PathChange> for ChangeDoc {
+    fn from(change: &PathChange) -> Self {
+        let regular = |record: &&Arc<InodeRecord>| record.kind == FileKind::Regular;
+        let (old, new) = (change.old.as_ref().filter(regular), change.new.as_ref().filter(regular));
+        let (old_size, new_size) = (old.map(|record| record.size), new.map(|record| record.size));
+        Self::new(&change.path, change.kind.into(), old_size, new_size, old.or(new).is_some())
+    }
 }
 
 impl AttemptDoc {
