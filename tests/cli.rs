@@ -58,8 +58,21 @@ fn a_store_without_a_daemon() {
     sandbox.init("");
     let line = "DIR/store: no daemon serves this store; mount it: shadowfs mount DIR/store MNT";
     for verb in [
-        "status", "log", "show t0", "diff t0 t0", "begin", "commit", "abort", "run -- true", "wait", "check t0", "promote", "rollback", "ghosts",
-        "lineage", "unmount",
+        "status",
+        "log",
+        "show t0",
+        "diff t0 t0",
+        "begin",
+        "commit",
+        "abort",
+        "run -- true",
+        "wait",
+        "check t0",
+        "promote",
+        "rollback",
+        "ghosts",
+        "lineage",
+        "unmount",
     ] {
         refused(&sandbox, &format!("-C DIR/store {verb}"), 5, line);
     }
@@ -143,7 +156,15 @@ fn a_wrong_configuration() {
 #[test]
 fn wrong_usage_is_exit_2_and_help_is_not() {
     let sandbox = Sandbox::new();
-    for words in [&["frob"][..], &[], &["diff", "t0"], &["log", "-n", "x"], &["run"], &["diff", "t0", "t1", "--stat", "--patch"], &["completions", "cmd"]] {
+    for words in [
+        &["frob"][..],
+        &[],
+        &["diff", "t0"],
+        &["log", "-n", "x"],
+        &["run"],
+        &["diff", "t0", "t1", "--stat", "--patch"],
+        &["completions", "cmd"],
+    ] {
         let ran = sandbox.run(words).expect(2);
         assert_eq!(ran.stdout, "");
         assert!(!ran.stderr.is_empty());
@@ -156,7 +177,8 @@ fn wrong_usage_is_exit_2_and_help_is_not() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let sandbox = Sandbox::new();
-    let mut child = sandbox.command(["completions", "bash"]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child =
+        sandbox.command(["completions", "bash"]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let ran: Ran = child.wait_with_output().unwrap().into();
     assert_eq!(ran.expect(0).stderr, "");

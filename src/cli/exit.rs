@@ -156,13 +156,8 @@ mod tests {
 
     #[test]
     fn every_class_of_refusal_has_the_contracts_code() {
-        let codes = [
-            (ErrorKind::Failed, 1),
-            (ErrorKind::Usage, 2),
-            (ErrorKind::Rejected, 3),
-            (ErrorKind::Conflict, 4),
-            (ErrorKind::Temporary, 75),
-        ];
+        let codes =
+            [(ErrorKind::Failed, 1), (ErrorKind::Usage, 2), (ErrorKind::Rejected, 3), (ErrorKind::Conflict, 4), (ErrorKind::Temporary, 75)];
         for (kind, code) in codes {
             let failure = Failure::from(ClientError::Refused(Refusal { kind, message: "no".to_owned() }));
             assert_eq!(failure.exit as u8, code);

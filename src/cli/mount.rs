@@ -15,7 +15,21 @@ use crate::sys::{self, Daemonized};
 
 /// Options of fstab that mean nothing to us: they are for mount(8) and systemd, or what we do anyway.
 const IGNORED: &[&str] = &[
-    "defaults", "rw", "auto", "noauto", "nofail", "_netdev", "user", "users", "nouser", "owner", "group", "exec", "nosuid", "nodev", "async",
+    "defaults",
+    "rw",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "user",
+    "users",
+    "nouser",
+    "owner",
+    "group",
+    "exec",
+    "nosuid",
+    "nodev",
+    "async",
     "default_permissions",
 ];
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use similar::{ChangeTag, TextDiff};
 
 use super::exit::{Failure, Result};
-use super::output::{Cell, Colour, Out, quoted, table};
+use super::output::{Colour, Out, Paint, quoted};
 use crate::control::protocol::{ChangeDoc, ChangeKind, DiffDoc};
 
 /// Files above this are not compared line by line.
@@ -178,10 +178,35 @@ fn hunks(old: &[u8], new: &[u8], out: &mut Out) -> Result {
 
 /// What `--stat` says of a path.
 enum Stat {
-    Lines { added: u64, removed: u64 },
-    Binary { before: u64, after: u64 },
+    Lines {
+        added: u64,
+        removed: u64,
+    },
+    Binary {
+        before: u64,
+        after: u64,
+    },
     /// A word on what has no lines.
     Word(&'static str),
+}
+
+impl Stat {
+    /// What stands after a path: the count in `width` columns, and a bar as long as its part of `most`.
+    fn show(&self, width: usize, most: u64, paint: Paint) -> String {
+        let bar = |count: u64, sign: &str| {
+            // Something changed shows at least one sign, however long the longest bar.
+            let signs = if most > BAR && count > 0 { (count * BAR / most).max(1) } else { count };
+            sign.repeat(usize::try_from(signs).unwrap_or(0))
+        };
+        match self {
+            Self::Lines { added, removed } => {
+                let (plus, minus) = (paint.paint(Colour::Green, bar(*added, "+")), paint.paint(Colour::Red, bar(*removed, "-")));
+                format!("{:>width$} {plus}{minus}", added + removed)
+            }
+            Self::Binary { before, after } => format!("{:>width$} {before} -> {after} bytes", "Bin"),
+            Self::Word(word) => (*word).to_owned(),
+        }
+    }
 }
 
 fn stat(change: &ChangeDoc, old: &Side, new: &Side) -> Stat {
@@ -228,29 +253,15 @@ pub(super) fn print_stat(doc: &DiffDoc, out: &mut Out) -> Result {
             (added, removed, most) = (added + more, removed + less, most.max(more + less));
         }
     }
-    let rows: Vec<Vec<Cell>> = stats.iter().map(|(path, stat)| row(path, stat, most)).collect();
-    let shown = table(&["", "", "", "", ""], &rows, out.paint);
-    for line in shown.lines().skip(1) {
-        out.line(format_args!(" {line}"))?;
+    let path_width = stats.iter().map(|(path, _)| path.chars().count()).max().unwrap_or(0);
+    let count_width = most.to_string().len().max(if stats.iter().any(|(_, stat)| matches!(stat, Stat::Binary { .. })) { 3 } else { 0 });
+    for (path, stat) in &stats {
+        let shown = stat.show(count_width, most, out.paint);
+        out.line(format_args!(" {path:path_width$} | {shown}"))?;
     }
     let plural = |count: u64, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let (paths, added, removed) = (plural(stats.len() as u64, "path"), plural(added, "insertion"), plural(removed, "deletion"));
     Ok(out.line(format_args!(" {paths} changed, {added}(+), {removed}(-)"))?)
-}
-
-fn row(path: &str, stat: &Stat, most: u64) -> Vec<Cell> {
-    let bar = |count: u64, sign: &str| {
-        // Something changed shows at least one sign, however long the longest bar.
-        let signs = if most > BAR && count > 0 { (count * BAR / most).max(1) } else { count };
-        sign.repeat(usize::try_from(signs).unwrap_or(0))
-    };
-    match stat {
-        Stat::Lines { added, removed } => {
-            vec![path.into(), "|".into(), (added + removed).into(), format!("{}{}", bar(*added, "+"), bar(*removed, "-")).into()]
-        }
-        Stat::Binary { before, after } => vec![path.into(), "|".into(), "Bin".into(), format!("{before} -> {after} bytes").into()],
-        Stat::Word(word) => vec![path.into(), "|".into(), (*word).into()],
-    }
 }
 
 #[cfg(test)]
@@ -288,11 +299,8 @@ mod tests {
 
     #[test]
     fn bars_fit_and_every_change_shows() {
-        let bar = |added, removed, most| {
-            let text = table(&["", "", "", ""], &[row("p", &Stat::Lines { added, removed }, most)], super::super::output::Paint::none());
-            text.lines().nth(1).unwrap().to_owned()
-        };
-        assert_eq!(bar(3, 1, 4), "p  |  4  +++-");
-        assert_eq!(bar(4000, 1, 4001), format!("p  |  4001  {}-", "+".repeat(39)));
+        let bar = |added, removed, most| Stat::Lines { added, removed }.show(4, most, Paint::none());
+        assert_eq!(bar(3, 1, 4), "   4 +++-");
+        assert_eq!(bar(4000, 1, 4001), format!("4001 {}-", "+".repeat(39)));
     }
 }

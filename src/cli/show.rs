@@ -86,7 +86,9 @@ fn attempt(doc: &AttemptDoc) -> Vec<Cell> {
     let colour = match &attempt.outcome {
         Outcome::Passed => Colour::Green,
         Outcome::Cancelled | Outcome::Skipped => Colour::Dim,
-        Outcome::Failed { .. } | Outcome::Killed { .. } | Outcome::TimedOut | Outcome::CouldNotStart { .. } if attempt.rejects => Colour::Red,
+        Outcome::Failed { .. } | Outcome::Killed { .. } | Outcome::TimedOut | Outcome::CouldNotStart { .. } if attempt.rejects => {
+            Colour::Red
+        }
         Outcome::Failed { .. } | Outcome::Killed { .. } | Outcome::TimedOut | Outcome::CouldNotStart { .. } => Colour::Yellow,
     };
     let ending = text::printable(&text::ending(&attempt.outcome));

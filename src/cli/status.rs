@@ -53,7 +53,8 @@ fn facts(doc: &StatusDoc, paint: Paint) -> Vec<(&'static str, String)> {
 
 fn open(doc: &StatusDoc, paint: Paint) -> String {
     let Some(open) = &doc.open else { return "none".to_owned() };
-    let mut line = format!("{} opened {}, {} files open for writing", paint.paint(Colour::Yellow, open.version), age(&open.opened_at), open.writers);
+    let mut line =
+        format!("{} opened {}, {} files open for writing", paint.paint(Colour::Yellow, open.version), age(&open.opened_at), open.writers);
     if open.held_open {
         line.push_str(", held until commit or abort");
     }

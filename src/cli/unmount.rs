@@ -25,7 +25,9 @@ fn at(path: &Path) -> Result {
     match client::store_of(path) {
         Ok(_) => ask(&Asking::at(path)),
         Err(ClientError::Corpse { path }) => clear(&path),
-        Err(ClientError::NotAStore { path, .. }) => Err(Failure::new(Exit::NoDaemon, format!("{}: no shadowfs is mounted there", path.display()))),
+        Err(ClientError::NotAStore { path, .. }) => {
+            Err(Failure::new(Exit::NoDaemon, format!("{}: no shadowfs is mounted there", path.display())))
+        }
         Err(error) => Err(error.into()),
     }
 }

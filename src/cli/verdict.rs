@@ -56,9 +56,10 @@ fn judge(doc: &VersionDoc) -> Result {
     let why = doc.reason.as_ref().map(|reason| text::printable(&text::why(reason)));
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();
     match (doc.state, &doc.reason) {
-        (VersionState::Ghost, _) => {
-            Err(Failure::new(Exit::Rejected, format!("{version} was rejected{why}; see ghosts/{version} in the mount and: shadowfs show {version}")))
-        }
+        (VersionState::Ghost, _) => Err(Failure::new(
+            Exit::Rejected,
+            format!("{version} was rejected{why}; see ghosts/{version} in the mount and: shadowfs show {version}"),
+        )),
         (VersionState::Expired, Some(Reason::ChecksFailed { .. } | Reason::Conflict { .. })) => {
             Err(Failure::new(Exit::Rejected, format!("{version} was rejected{why}; its content has expired")))
         }

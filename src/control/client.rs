@@ -87,10 +87,9 @@ pub fn store_of(path: &Path) -> Result<PathBuf, ClientError> {
     let mut name = [0; 4096];
     match rustix::fs::getxattr(path, STORE_XATTR, &mut name[..]) {
         Ok(length) => Ok(PathBuf::from(OsStr::from_bytes(name.get(..length).unwrap_or_default()))),
-        Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Err(ClientError::NotAStore {
-            path: path.to_owned(),
-            remedy: format!("make one: shadowfs init {}", path.display()),
-        }),
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => {
+            Err(ClientError::NotAStore { path: path.to_owned(), remedy: format!("make one: shadowfs init {}", path.display()) })
+        }
         Err(errno) => Err(unreadable(path, errno.into())),
     }
 }

@@ -9,8 +9,8 @@ use super::json::AttemptJson;
 use crate::clock::Timestamp;
 use crate::ids::{Digest, VersionId};
 use crate::store::record::{AttemptRecord, ChangeCounts, Reason, VersionRecord, VersionState, Writer};
-use crate::tree::{self, PathChange};
 use crate::tree::key::{FileKind, InodeRecord};
+use crate::tree::{self, PathChange};
 
 /// A version, as `log`, `show` and all others print it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -194,8 +194,10 @@ fn a_check_has_its_own_attempts_in_order() {
 
 #[test]
 fn changed_paths_are_lines_and_keep_bytes_that_are_no_text() {
-    let changes =
-        [ChangeDoc::new(b"a/b", ChangeKind::Modified, Some(1), Some(2), true), ChangeDoc::new(b"\xff", ChangeKind::Added, None, None, false)];
+    let changes = [
+        ChangeDoc::new(b"a/b", ChangeKind::Modified, Some(1), Some(2), true),
+        ChangeDoc::new(b"\xff", ChangeKind::Added, None, None, false),
+    ];
     let lines = String::from_utf8(files::changes_jsonl(changes.clone())).unwrap();
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0], json!({"path": "a/b", "raw": null, "change": "modified", "old_size": 1, "new_size": 2, "regular": true}));
