@@ -81,7 +81,14 @@ enum Source {
 impl Objects {
     pub(super) fn new(host: Arc<HostDir>, catalog: Arc<Catalog>) -> Self {
         let files = Files::new(Arc::clone(&host));
-        Self { host, catalog, live: RwLock::default(), places: Mutex::new(LruCache::new(PLACES)), files, no_reflink: AtomicBool::new(false) }
+        Self {
+            host,
+            catalog,
+            live: RwLock::default(),
+            places: Mutex::new(LruCache::new(PLACES)),
+            files,
+            no_reflink: AtomicBool::new(false),
+        }
     }
 
     /// A new, empty host file for an object, open for reading and writing. A leftover of a crash gives way to it.
