@@ -3,7 +3,7 @@
 //!
 //! `plan` and `verdict` are pure. A worker sends how its attempt ended; the dispatcher asks `verdict` what follows.
 
-mod builtin;
+pub mod builtin;
 mod cancel;
 mod output;
 mod plan;
@@ -15,7 +15,7 @@ mod worker;
 #[cfg(test)]
 mod worker_tests;
 
-pub use builtin::{BuiltinJob, Subject};
+pub use builtin::BuiltinJob;
 pub use cancel::{Cancel, CancelHandle};
 pub use plan::{Plan, PlanError};
 pub use pool::{Job, Pool, Work};

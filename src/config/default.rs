@@ -23,7 +23,7 @@ timeout = "5m"            # the time one attempt has
 #
 # [[check]]
 # name = "rows"
-# run = ["python3", "/etc/shadowfs/rows.py"]   # or: builtin = "csv" (csv, json, jsonl, utf8)
+# run = ["python3", "/etc/shadowfs/rows.py"]   # or: builtin = "csv" (csv, deletes, json, jsonl, names, size, utf8)
 # paths = ["**/*.csv"]    # runs only if the change touches one of these; default: always
 # severity = "error"      # "warn" is recorded and never rejects
 # user = "nobody"         # the command runs as this user; default: as the daemon

@@ -1,139 +1,202 @@
 //! Checks of our own: they read the changed files straight from the store, and say path, line and reason.
+//!
+//! A check is a [`Builtin`]; what it finds goes into the log as one line each (`PATH:LINE:COLUMN: WHAT`), bounded. Files are read as
+//! streams, and only those whose bytes differ from the base's. An error of reading is never the data's fault:
+//! it ends the attempt as [`Verdict::CouldNotStart`].
 
+mod attempt;
+mod counts;
 mod csv;
+mod file;
 mod json;
-mod reader;
+mod names;
+mod report;
 #[cfg(test)]
 mod tests;
 mod utf8;
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::collections::HashSet;
+use std::io::{self, Write};
 
-use reader::FileReader;
+use crate::tree::key::{FileKind, InodeRecord};
+use crate::tree::{ChangeKind, PathChange, Snapshot, TreeError};
+use file::{File, Halt, Stop};
 
-use super::cancel::Cancel;
-use super::output::Output;
-use crate::clock::Clock;
-use crate::ids::Ino;
-use crate::store::record::Outcome;
-use crate::tree::Snapshot;
+pub use attempt::BuiltinJob;
+pub(super) use attempt::attempt;
+use report::Report;
 
-/// Findings that are written out; the rest is counted.
-const FINDINGS_LIMIT: u64 = 100;
+/// The names of all built-in checks: the list that the configuration refuses others by.
+pub const NAMES: &[&str] = crate::config::BUILTINS;
 
-/// A built-in check to try.
-#[derive(Debug)]
-pub struct BuiltinJob {
-    /// Its name, as in the configuration.
-    pub name: String,
+/// What an attempt of a built-in check works on.
+pub struct Context<'a> {
     /// The version to check.
-    pub snapshot: Snapshot,
-    /// The regular files that are new or changed and that it looks at.
-    pub files: Vec<Subject>,
-    /// Where its findings go.
-    pub log: PathBuf,
-    /// The time that it has.
-    pub timeout: Duration,
+    pub version: &'a Snapshot,
+    /// The last valid version.
+    pub base: &'a Snapshot,
+    /// How the version differs from the base, where the check looks.
+    pub changes: &'a [PathChange],
+    /// Whether the check looks at a path: what `changes` was filtered by.
+    pub looks_at: &'a (dyn Fn(&[u8]) -> bool + Sync),
+    /// Where the findings go. One that fails does not change what the check finds.
+    pub log: &'a mut dyn Write,
+    /// Asked between pieces of work: whether the attempt is to stop (its verdict does not matter any more, or its time is over).
+    pub cancelled: &'a (dyn Fn() -> bool + Sync),
+    /// The numbers that the check reported, each name once.
+    pub metrics: Vec<(String, f64)>,
 }
 
-/// A file to look at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
-    /// Its path in the dataset.
-    pub path: Vec<u8>,
-    /// Its inode.
-    pub ino: Ino,
-}
+impl<'a> Context<'a> {
+    /// A context of a check that looks at every path and is never told to stop.
+    pub fn new(version: &'a Snapshot, base: &'a Snapshot, changes: &'a [PathChange], log: &'a mut dyn Write) -> Self {
+        Self { version, base, changes, looks_at: &|_| true, log, cancelled: &|| false, metrics: Vec::new() }
+    }
 
-/// Something wrong at a line of a file.
-#[derive(Debug, PartialEq, Eq)]
-struct Finding {
-    line: u64,
-    what: String,
-}
-
-/// What a look at one file gives: what is wrong with it, and numbers to add up over all files.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Look {
-    findings: Vec<Finding>,
-    /// Rows, records or lines that it has.
-    rows: Option<u64>,
-}
-
-/// A check of one file: it reads it once, from its beginning. An error of the reader is the store's, or says that the check is to stop.
-trait FileCheck: Send + Sync {
-    fn look(&self, file: &mut FileReader<'_>) -> std::io::Result<Look>;
-}
-
-fn by_name(name: &str) -> Option<&'static dyn FileCheck> {
-    match name {
-        "csv" => Some(&csv::Csv),
-        "json" => Some(&json::Json),
-        "jsonl" => Some(&json::JsonLines),
-        "utf8" => Some(&utf8::Utf8),
-        _ => None,
+    /// Reports a number; the last one of a name counts.
+    pub fn metric(&mut self, name: &str, value: f64) {
+        match self.metrics.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => *known = value,
+            None => self.metrics.push((name.to_owned(), value)),
+        }
     }
 }
 
-/// The globs of a check whose `paths` say nothing.
-pub(super) fn default_paths(name: &str) -> &'static [&'static str] {
+/// How an attempt of a built-in check ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The data is good.
+    Passed,
+    /// It is not.
+    Failed {
+        /// What is wrong, in one line.
+        summary: String,
+    },
+    /// The check could not look at all of it: says nothing about the data.
+    CouldNotStart {
+        /// Why.
+        why: String,
+    },
+    /// It was told to stop.
+    Cancelled,
+}
+
+/// A check of our own.
+pub trait Builtin: Send + Sync {
+    /// Looks at a version.
+    fn run(&self, cx: &mut Context<'_>) -> Verdict;
+}
+
+/// The check that the configuration calls `name`.
+#[must_use]
+pub fn by_name(name: &str) -> Option<Box<dyn Builtin>> {
+    Some(match name {
+        "csv" => Box::new(csv::Csv),
+        "deletes" => Box::new(counts::Deletes),
+        "json" => Box::new(json::Json),
+        "jsonl" => Box::new(json::JsonLines),
+        "names" => Box::new(names::Names),
+        "size" => Box::new(counts::Size),
+        "utf8" => Box::new(utf8::Utf8),
+        _ => return None,
+    })
+}
+
+/// The globs of a check whose `paths` say nothing: those of its kind of file. None for a check that looks at all.
+#[must_use]
+pub fn default_paths(name: &str) -> &'static [&'static str] {
     match name {
         "csv" => &["**/*.csv"],
         "json" => &["**/*.json"],
         "jsonl" => &["**/*.jsonl", "**/*.ndjson"],
+        "parquet" => &["**/*.parquet"],
+        // A database changes with its write-ahead log.
+        "sqlite" => &["**/*.{db,sqlite,sqlite3}", "**/*.{db,sqlite,sqlite3}-{wal,journal}"],
         _ => &[],
     }
 }
 
-pub(super) fn attempt(job: &BuiltinJob, cancel: &Cancel, clock: &dyn Clock) -> (Outcome, Vec<(String, f64)>) {
-    let Some(check) = by_name(&job.name) else {
-        return (Outcome::CouldNotStart { why: format!("there is no built-in check \"{}\"", job.name) }, Vec::new());
-    };
-    let mut output = match Output::create(&job.log) {
-        Ok(output) => output,
-        Err(error) => {
-            let why = format!("its log {} can't be written: {error}", job.log.display());
-            return (Outcome::CouldNotStart { why }, Vec::new());
-        }
-    };
-    let outcome = look_at_all(check, job, cancel, clock, &mut output);
-    (outcome, output.finish())
+/// What a check looks at: the part of a [`Context`] that does not change while it runs.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    version: &'a Snapshot,
+    base: &'a Snapshot,
+    changes: &'a [PathChange],
+    looks_at: &'a (dyn Fn(&[u8]) -> bool + Sync),
+    stop: &'a Stop<'a>,
 }
 
-fn look_at_all(check: &dyn FileCheck, job: &BuiltinJob, cancel: &Cancel, clock: &dyn Clock, output: &mut Output) -> Outcome {
-    let limit = reader::Limit { cancel, clock, deadline: clock.instant() + job.timeout };
-    let (mut found, mut rows) = (0u64, 0u64);
-    for subject in &job.files {
-        let path = String::from_utf8_lossy(&subject.path).replace(|c: char| c.is_control(), "\u{fffd}");
-        let look = FileReader::open(&job.snapshot, subject.ino, &limit).and_then(|mut file| check.look(&mut file));
-        let look = match (look, limit.over()) {
-            (_, Some(outcome)) => return outcome,
-            (Ok(look), None) => look,
-            (Err(error), None) => {
-                // Not the data's fault: the version waits, and the check is tried again.
-                let why = format!("{path} can't be read: {error}");
-                output.write(format!("{why}\n").as_bytes());
-                return Outcome::CouldNotStart { why };
-            }
-        };
-        rows += look.rows.unwrap_or(0);
-        for Finding { line, what } in look.findings {
-            found += 1;
-            if found <= FINDINGS_LIMIT {
-                output.write(format!("{path}:{line}: {what}\n").as_bytes());
-            }
-        }
+impl<'a> View<'a> {
+    /// The regular file that a path of the version leads to.
+    fn file(&self, path: &[u8]) -> io::Result<Option<File<'a>>> {
+        file_at(self.version, path, self.stop)
     }
-    let files = job.files.len();
-    output.write(format!("{files} {}, {found} {}\n", plural(files as u64, "file"), plural(found, "finding")).as_bytes());
-    if found > FINDINGS_LIMIT {
-        output.write(format!("(only the first {FINDINGS_LIMIT} are listed)\n").as_bytes());
+
+    /// The regular file that was there in the base.
+    fn base_file(&self, path: &[u8]) -> io::Result<Option<File<'a>>> {
+        file_at(self.base, path, self.stop)
     }
-    output.write(format!("shadowfs-metric files {files}\nshadowfs-metric rows {rows}\n").as_bytes());
-    if found == 0 { Outcome::Passed } else { Outcome::Failed { code: None } }
 }
 
-fn plural(count: u64, word: &str) -> String {
-    if count == 1 { word.to_owned() } else { format!("{word}s") }
+fn file_at<'a>(snapshot: &'a Snapshot, path: &[u8], stop: &'a Stop<'a>) -> io::Result<Option<File<'a>>> {
+    let Some(ino) = snapshot.resolve(path).map_err(io::Error::other)? else { return Ok(None) };
+    let record = snapshot.inode(ino).map_err(io::Error::other)?;
+    Ok(record.filter(|record| record.kind == FileKind::Regular).map(|record| File::new(snapshot, ino, record, stop)))
+}
+
+/// The record of a regular file whose bytes are new or differ.
+fn changed_file(change: &PathChange) -> Option<&std::sync::Arc<InodeRecord>> {
+    match change.kind {
+        ChangeKind::Added | ChangeKind::Modified | ChangeKind::Type => change.new.as_ref().filter(|new| new.kind == FileKind::Regular),
+        ChangeKind::Properties | ChangeKind::Deleted => None,
+    }
+}
+
+/// Runs `look` and makes a verdict of what it reported. An error of `look` says that it could not read, not that the data is bad.
+fn judge(cx: &mut Context<'_>, look: impl FnOnce(&View<'_>, &mut Report<'_>) -> io::Result<()>) -> Verdict {
+    let stop = Stop::new(cx.cancelled);
+    let view = View { version: cx.version, base: cx.base, changes: cx.changes, looks_at: cx.looks_at, stop: &stop };
+    let mut report = Report::new(&mut *cx.log);
+    let ended = look(&view, &mut report);
+    let halt = stop.halt();
+    let why = match (halt, ended) {
+        (Some(Halt::Cancelled), _) => return Verdict::Cancelled,
+        (Some(Halt::Unreadable(why)), _) => why,
+        (None, Err(error)) => error.to_string(),
+        (None, Ok(())) => {
+            let (summary, metrics) = report.finish();
+            for (name, value) in metrics {
+                cx.metric(name, value);
+            }
+            return summary.map_or(Verdict::Passed, |summary| Verdict::Failed { summary });
+        }
+    };
+    let why = report.could_not(&why);
+    Verdict::CouldNotStart { why }
+}
+
+/// Looks at every regular file whose bytes are new or differ; one with several names once.
+fn each_file(
+    view: &View<'_>,
+    report: &mut Report<'_>,
+    mut look: impl FnMut(&[u8], &File<'_>, &mut Report<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut seen = HashSet::new();
+    report.counts_files();
+    for change in view.changes {
+        let Some(record) = changed_file(change) else { continue };
+        if record.nlink > 1 && !seen.insert(change.ino) {
+            continue;
+        }
+        view.stop.check()?;
+        let file = File::new(view.version, change.ino, std::sync::Arc::clone(record), view.stop);
+        report.file(&change.path, file.len());
+        look(&change.path, &file, report)?;
+    }
+    Ok(())
+}
+
+/// An error of the tree as one of reading.
+fn unreadable(error: TreeError) -> io::Error {
+    io::Error::other(error)
 }

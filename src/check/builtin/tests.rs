@@ -1,2 +1,2 @@
 //! Built-in checks on versions made by hand.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

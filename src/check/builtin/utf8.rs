@@ -1,37 +1,108 @@
-//! `utf8`: the file is UTF-8.
+//! `utf8`: files are UTF-8.
 
-use std::io::{self, Read as _};
+use std::io::{self, BufRead as _};
+use std::mem;
 
-use super::reader::FileReader;
-use super::{FileCheck, Finding, Look};
+use super::report::{PER_FILE, Place, Report};
+use super::{Builtin, Context, Verdict, each_file, judge};
+
+/// Finds bytes that are not UTF-8 in a stream.
+#[derive(Debug, Default)]
+pub(super) struct Validator {
+    /// The beginning of a character that the end of the last piece cut.
+    cut: Vec<u8>,
+    /// Line ends before here, and characters since the last one.
+    lines: u64,
+    column: u64,
+    /// The first places, and how many there are in all.
+    found: Vec<(Place, u8)>,
+    count: u64,
+}
+
+impl Validator {
+    /// Takes the next bytes.
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
+        if self.cut.is_empty() {
+            self.cut = self.scan(bytes).to_vec();
+        } else {
+            let mut joined = mem::take(&mut self.cut);
+            joined.extend_from_slice(bytes);
+            self.cut = self.scan(&joined).to_vec();
+        }
+    }
+
+    /// Takes the end of the stream, and reports.
+    pub(super) fn finish(mut self, report: &mut Report<'_>) {
+        if let Some(first) = self.cut.first().copied() {
+            self.bad(first);
+        }
+        for (place, byte) in &self.found {
+            report.find(*place, format_args!("the byte 0x{byte:02x} is not UTF-8"));
+        }
+        for _ in self.found.len() as u64..self.count {
+            report.find(Place::File, "is not UTF-8");
+        }
+    }
+
+    /// Looks at `bytes`, and gives the cut character at their end.
+    fn scan<'b>(&mut self, mut bytes: &'b [u8]) -> &'b [u8] {
+        loop {
+            let error = match str::from_utf8(bytes) {
+                Ok(_) => {
+                    self.advance(bytes);
+                    return &[];
+                }
+                Err(error) => error,
+            };
+            let (good, rest) = bytes.split_at(error.valid_up_to());
+            self.advance(good);
+            let Some(len) = error.error_len() else { return rest };
+            self.bad(rest.first().copied().unwrap_or_default());
+            self.column += 1;
+            bytes = rest.get(len..).unwrap_or_default();
+        }
+    }
+
+    fn advance(&mut self, good: &[u8]) {
+        let last = match good.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => {
+                self.lines += good.iter().filter(|byte| **byte == b'\n').count() as u64;
+                self.column = 0;
+                good.get(end + 1..).unwrap_or_default()
+            }
+            None => good,
+        };
+        // Every byte but those that continue a character begins one.
+        self.column += last.iter().filter(|byte| **byte & 0xc0 != 0x80).count() as u64;
+    }
+
+    fn bad(&mut self, byte: u8) {
+        self.count += 1;
+        if self.count <= PER_FILE {
+            self.found.push((Place::Column(self.lines + 1, self.column + 1), byte));
+        }
+    }
+}
 
 pub(super) struct Utf8;
 
-impl FileCheck for Utf8 {
-    fn look(&self, file: &mut FileReader<'_>) -> io::Result<Look> {
-        let mut buffer = vec![0; 64 << 10];
-        let (mut held, mut lines, mut offset) = (0, 0u64, 0u64);
-        loop {
-            let n = file.read(buffer.get_mut(held..).unwrap_or_default())?;
-            let bytes = buffer.get(..held + n).unwrap_or_default();
-            let (good, broken) = match std::str::from_utf8(bytes) {
-                Ok(_) => (bytes.len(), false),
-                // A character may be cut by the end of the buffer, but not by the end of the file.
-                Err(error) => (error.valid_up_to(), error.error_len().is_some() || n == 0),
-            };
-            let newlines = bytes.iter().take(good).filter(|byte| **byte == b'\n').count();
-            lines += newlines as u64;
-            if broken {
-                let byte = bytes.get(good).copied().unwrap_or_default();
-                let what = format!("byte {} of the file (0x{byte:02x}) is not UTF-8", offset + good as u64);
-                return Ok(Look { findings: vec![Finding { line: lines + 1, what }], rows: Some(lines) });
-            }
-            if n == 0 {
-                return Ok(Look { findings: Vec::new(), rows: Some(lines) });
-            }
-            held = bytes.len() - good;
-            offset += good as u64;
-            buffer.copy_within(good..good + held, 0);
-        }
+impl Builtin for Utf8 {
+    fn run(&self, cx: &mut Context<'_>) -> Verdict {
+        judge(cx, |view, report| {
+            each_file(view, report, |_, file, report| {
+                let (mut reader, mut validator) = (file.reader(0), Validator::default());
+                loop {
+                    let chunk = reader.fill_buf()?;
+                    let len = chunk.len();
+                    validator.feed(chunk);
+                    if len == 0 {
+                        break;
+                    }
+                    reader.consume(len);
+                }
+                validator.finish(report);
+                io::Result::Ok(())
+            })
+        })
     }
 }
