@@ -175,7 +175,7 @@ impl Served {
 
 /// The thread that tells the kernel which attributes it must ask for from now on. It ends with the session.
 fn forget_attributes(nodes: Receiver<RawNode>, notifier: SessionNotifier) -> io::Result<()> {
-    let run = move || nodes.into_iter().for_each(|node| notifier.forget_attr(node));
+    let run = move || nodes.into_iter().for_each(|node| notifier.send(&Notice::Attributes(node)));
     thread::Builder::new().name("fuse-notices".to_owned()).spawn(run).map(drop)
 }
 

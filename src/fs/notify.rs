@@ -18,11 +18,15 @@ pub(super) enum Notice {
     Entry(RawNode, Arc<[u8]>),
     /// Attributes and pages of a node.
     Inode(RawNode),
+    /// Attributes of a node, but not its pages.
+    Attributes(RawNode),
 }
 
 /// What changed in the views between two states of what is visible.
 pub(super) fn of_views(old: &Visible, new: &Visible) -> Vec<Notice> {
-    let mut notices = Vec::new();
+    // Their times tell the kernel whether the listings that it keeps are old.
+    let listings = [ViewNode::Versions, ViewNode::Ghosts].into_iter().filter_map(ViewNode::pack);
+    let mut notices: Vec<_> = listings.map(Notice::Attributes).collect();
     let mut entry = |dir: ViewNode, name: &[u8]| notices.extend(dir.pack().map(|dir| Notice::Entry(dir, name.into())));
     if old.production != new.production {
         entry(ViewNode::Root, b"production");

@@ -86,13 +86,10 @@ impl SessionNotifier {
         let sent = match notice {
             Notice::Entry(dir, name) => self.0.inval_entry(INodeNo(dir.0), OsStr::from_bytes(name)),
             Notice::Inode(node) => self.0.inval_inode(INodeNo(node.0), 0, 0),
+            // A negative offset: no pages.
+            Notice::Attributes(node) => self.0.inval_inode(INodeNo(node.0), -1, 0),
         };
         report(sent, notice);
-    }
-
-    /// Lets the kernel forget a node's attributes, but keep its pages.
-    pub(super) fn forget_attr(&self, node: RawNode) {
-        report(self.0.inval_inode(INodeNo(node.0), -1, 0), &Notice::Inode(node));
     }
 }
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 
-use super::{device, fusermount, mountinfo};
+use super::mountinfo::{self, MountEntry};
+use super::{device, fusermount};
 
 /// The filesystem's type as `/proc/mounts` shows it.
 pub const FILESYSTEM: &str = "fuse.shadowfs";
@@ -63,8 +64,15 @@ impl MountError {
 pub struct Mounted {
     /// Where.
     pub path: PathBuf,
-    /// The device of its filesystem: how it is told from a stranger at the same path.
-    pub device: String,
+    /// How it is told from a stranger at the same path. No part is enough alone: the kernel gives device and mount numbers of
+    /// what is gone to the next filesystem, but that one has another type, or another source than a store that is in use.
+    entry: MountEntry,
+}
+
+impl Mounted {
+    fn is(&self, other: &MountEntry) -> bool {
+        self.entry == *other
+    }
 }
 
 /// What to mount.
@@ -156,7 +164,7 @@ pub fn mount(what: &FuseMount<'_>) -> Result<(File, Mounted), MountError> {
     let fuse = fuse.map_err(MountError::refused(path, "mounting"))?;
     let mounted = mountinfo::mounted_at(path).map_err(MountError::refused(path, "reading /proc/self/mountinfo"))?;
     match mounted {
-        Some(mount) => Ok((fuse, Mounted { path: path.to_owned(), device: mount.device })),
+        Some(entry) => Ok((fuse, Mounted { path: path.to_owned(), entry })),
         None => Err(MountError::refused(path, "mounting")(io::Error::other("the new mount is not in /proc/self/mountinfo"))),
     }
 }
@@ -217,19 +225,15 @@ enum Position {
 }
 
 fn is_on_top(mounted: &Mounted) -> Result<Position, MountError> {
-    let path = &mounted.path;
-    let top = mountinfo::mounted_at(path).map_err(MountError::refused(path, "reading /proc/self/mountinfo"))?;
-    match top {
-        Some(mount) if mount.device == mounted.device => Ok(Position::Top),
-        Some(_) => {
-            let still = mountinfo::mounted_anywhere(&mounted.device, path);
-            Ok(if still.map_err(MountError::refused(path, "reading /proc/self/mountinfo"))? { Position::Covered } else { Position::Gone })
-        }
-        None => Ok(Position::Gone),
-    }
+    let stack = mountinfo::stack_at(&mounted.path).map_err(MountError::refused(&mounted.path, "reading /proc/self/mountinfo"))?;
+    Ok(match stack.split_last() {
+        Some((top, _)) if mounted.is(top) => Position::Top,
+        Some((_, below)) if below.iter().any(|mount| mounted.is(mount)) => Position::Covered,
+        _ => Position::Gone,
+    })
 }
 
 /// Makes the kernel read ahead up to `kib` KiB on the mounted filesystem. Only root can, and it is only speed: failing is fine.
 pub fn set_read_ahead(mounted: &Mounted, kib: u32) {
-    let _ = std::fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", mounted.device), kib.to_string());
+    let _ = std::fs::write(format!("/sys/class/bdi/{}/read_ahead_kb", mounted.entry.device), kib.to_string());
 }

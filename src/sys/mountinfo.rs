@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub struct MountEntry {
     /// The mount's number.
     pub id: u64,
-    /// The filesystem's device ("0:57"): no other living filesystem has it.
+    /// The filesystem's device ("0:57"); once it is gone, another may get the number.
     pub device: String,
     /// The directory of the filesystem that is mounted ("/" but for bind mounts).
     pub root: PathBuf,
@@ -22,12 +22,22 @@ pub struct MountEntry {
     pub source: OsString,
 }
 
-/// The mount that a path walk to `path` ends on, if one is mounted exactly there: the last one in the list is on top.
+/// Everything that is mounted exactly at `path`: a path walk ends on the last one.
+///
+/// # Errors
+/// `/proc` can't be read.
+pub fn stack_at(path: &Path) -> io::Result<Vec<MountEntry>> {
+    let mut mounts = parse(&std::fs::read("/proc/self/mountinfo")?);
+    mounts.retain(|mount| mount.mount_point == path);
+    Ok(mounts)
+}
+
+/// The mount that a path walk to `path` ends on, if one is mounted exactly there.
 ///
 /// # Errors
 /// `/proc` can't be read.
 pub fn mounted_at(path: &Path) -> io::Result<Option<MountEntry>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?).into_iter().filter(|mount| mount.mount_point == path).next_back())
+    Ok(stack_at(path)?.pop())
 }
 
 /// Every mount below `path` (not at it), in the order in which they were made.
@@ -38,15 +48,6 @@ pub fn mounted_below(path: &Path) -> io::Result<Vec<MountEntry>> {
     let mut mounts = parse(&std::fs::read("/proc/self/mountinfo")?);
     mounts.retain(|mount| mount.mount_point != path && mount.mount_point.starts_with(path));
     Ok(mounts)
-}
-
-/// Whether the filesystem of `device` is mounted at `path`, on top or covered.
-///
-/// # Errors
-/// `/proc` can't be read.
-pub fn mounted_anywhere(device: &str, path: &Path) -> io::Result<bool> {
-    let mounts = parse(&std::fs::read("/proc/self/mountinfo")?);
-    Ok(mounts.iter().any(|mount| mount.device == device && mount.mount_point == path))
 }
 
 fn parse(text: &[u8]) -> Vec<MountEntry> {

@@ -230,8 +230,10 @@ impl Views {
     #[must_use]
     pub const fn keeps_attr(&self, node: ViewNode) -> Keep {
         match node {
-            ViewNode::Versions | ViewNode::Ghosts | ViewNode::Lineage | ViewNode::Log | ViewNode::OfVersion(..) => Keep::Never,
-            ViewNode::Root | ViewNode::Staging | ViewNode::Directory(..) | ViewNode::File(..) | ViewNode::Link(_) => Keep::Forever,
+            ViewNode::Lineage | ViewNode::Log | ViewNode::OfVersion(..) => Keep::Never,
+            // A notice tells of a change in `versions` and `ghosts`; nothing else here ever changes.
+            ViewNode::Versions | ViewNode::Ghosts | ViewNode::Root | ViewNode::Staging => Keep::Forever,
+            ViewNode::Directory(..) | ViewNode::File(..) | ViewNode::Link(_) => Keep::Forever,
         }
     }
 
