@@ -45,7 +45,10 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     bytes
 }
 
-#[expect(clippy::panic, reason = "a type that bincode can't write is a mistake in the program; storing nothing in its place would lose data")]
+#[expect(
+    clippy::panic,
+    reason = "a type that bincode can't write is a mistake in the program; storing nothing in its place would lose data"
+)]
 fn encode_after<T: Serialize + ?Sized>(value: &T, bytes: &mut Vec<u8>) {
     if let Err(error) = bincode::serde::encode_into_std_write(value, bytes, bincode::config::standard()) {
         panic!("{} can't be encoded: {error}", std::any::type_name::<T>());
@@ -58,8 +61,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if *format != FORMAT {
         return Err(CodecError::Format(*format));
     }
-    let (value, used) =
-        bincode::serde::decode_from_slice(rest, config()).map_err(|error| CodecError::Undecodable(error.to_string()))?;
+    let (value, used) = bincode::serde::decode_from_slice(rest, config()).map_err(|error| CodecError::Undecodable(error.to_string()))?;
     match rest.len() - used {
         0 => Ok(value),
         more => Err(CodecError::Trailing(more)),

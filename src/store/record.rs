@@ -39,7 +39,8 @@ pub enum Location {
 pub struct ObjectRecord {
     /// Length in bytes.
     pub len: u64,
-    /// BLAKE3 of the bytes (holes read as zeros).
+    /// BLAKE3 of the bytes. Where whole blocks of a large object are zeros, the digest leaves them out (`docs/format.md`), so that
+    /// its cost follows the data, not the holes.
     pub digest: Digest,
     /// Where they are.
     pub location: Location,

@@ -252,12 +252,14 @@ fn open_tables(db: &Database) -> std::result::Result<Tables, redb::Error> {
     })
 }
 
-/// Whether redb has stopped because of an error before this one.
+/// Whether redb has stopped because of an error before this one (or a panic that a damaged page has caused).
 fn stopped(error: &StoreError) -> bool {
-    matches!(error, StoreError::Catalog { source, .. } if matches!(**source, redb::Error::PreviousIo | redb::Error::DatabaseClosed))
+    use redb::Error::{DatabaseClosed, LockPoisoned, PreviousIo};
+    matches!(error, StoreError::Catalog { source, .. } if matches!(**source, PreviousIo | DatabaseClosed | LockPoisoned(_)))
 }
 
-/// Runs redb. Its own words for a damaged file are an error or, in places, a panic: both become `Damaged` here.
+/// Runs redb. Its own words for a damaged file are an error or, in places, a panic: both become `Damaged` here (which needs
+/// the profile's `panic = "unwind"`).
 pub(super) fn shielded<T>(what: &str, run: impl FnOnce() -> std::result::Result<T, redb::Error>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(value)) => Ok(value),

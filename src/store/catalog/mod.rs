@@ -90,7 +90,8 @@ impl Catalog {
 
     /// Where an object is; `None` for one that is not sealed.
     pub fn object(&self, id: ObjectId) -> Result<Option<ObjectRecord>> {
-        let found = self.database.read("read an object's record", |tables| Ok(tables.objects.get(id.0)?.map(|value| value.value().to_vec())))?;
+        let found =
+            self.database.read("read an object's record", |tables| Ok(tables.objects.get(id.0)?.map(|value| value.value().to_vec())))?;
         found.map(|value| unpack(&object_name(id), &value)).transpose()
     }
 
@@ -108,9 +109,9 @@ impl Catalog {
 
     /// A version's record.
     pub fn version(&self, version: VersionId) -> Result<Option<VersionRecord>> {
-        let found = self.database.read("read a version's record", |tables| {
-            Ok(tables.versions.get(version.0)?.map(|value| value.value().to_vec()))
-        })?;
+        let found = self
+            .database
+            .read("read a version's record", |tables| Ok(tables.versions.get(version.0)?.map(|value| value.value().to_vec())))?;
         found.map(|value| unpack(&version_name(version), &value)).transpose()
     }
 

@@ -182,9 +182,8 @@ impl<'a> Transaction<'a> {
     }
 
     fn single<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        let found = self.run("read the catalog", |transaction| {
-            Ok(transaction.open_table(SINGLE)?.get(key)?.map(|value| value.value().to_vec()))
-        })?;
+        let found =
+            self.run("read the catalog", |transaction| Ok(transaction.open_table(SINGLE)?.get(key)?.map(|value| value.value().to_vec())))?;
         found.map(|value| unpack(key, &value)).transpose()
     }
 

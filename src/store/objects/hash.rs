@@ -12,12 +12,20 @@ use parking_lot::Mutex;
 use super::super::{Result, StoreError};
 use crate::ids::Digest;
 
-/// What one read of a file asks for.
+/// What one read of a file asks for: whole blocks.
 const READ: usize = 1 << 20;
+/// The same where most is holes.
+const SPARSE_READ: usize = 2 * BLOCK;
+/// Contents up to this length have the plain digest, whatever they are.
+const PLAIN: u64 = 1 << 20;
+/// The unit in which zeros are left out.
+const BLOCK: usize = 1 << 16;
+/// Keeps digests with zeros left out apart from plain ones.
+const SPARSE_CONTEXT: &str = "shadowfs 2026-11-22 digest of sparse contents";
 /// Contents of fewer bytes together are hashed on the caller's thread: starting another costs more.
 const ALONE: u64 = 1 << 20;
-/// A hole's bytes.
-static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+/// A block of zeros.
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 /// Something to hash.
 pub(super) enum Input {
@@ -71,67 +79,121 @@ fn size_hint(input: &Input) -> u64 {
 
 fn one(input: &Input) -> Result<(u64, Digest)> {
     match input {
-        Input::Bytes(bytes) => Ok((bytes.len() as u64, Digest::of(bytes))),
+        Input::Bytes(bytes) => Ok((bytes.len() as u64, of_bytes(bytes)?)),
         Input::File(file, name) => whole_file(file, name),
     }
 }
 
-/// Length and digest of a file. Holes read as zeros and are not read.
-pub(super) fn whole_file(file: &File, name: &str) -> Result<(u64, Digest)> {
-    let len = file.metadata().map_err(|error| StoreError::io(format!("stat {name}"), error))?.len();
-    let mut hasher = blake3::Hasher::new();
-    let mut at = 0;
-    while at < len {
-        let data = seek(file, at, Whence::SeekData, name)?.map_or(len, |data| data.min(len));
-        hash_zeros(&mut hasher, data - at);
-        if data == len {
-            break;
-        }
-        let hole = seek(file, data, Whence::SeekHole, name)?.map_or(len, |hole| hole.clamp(data + 1, len));
-        hash_range(&mut hasher, file, data, hole - data, name)?;
-        at = hole;
-    }
-    Ok((len, hasher.finalize().into()))
+/// The digest of bytes in memory.
+pub(super) fn of_bytes(bytes: &[u8]) -> Result<Digest> {
+    digest(&Contents { len: bytes.len() as u64, place: Place::Memory(bytes) })
 }
 
-/// The next data or hole; `None` if there is none up to the file's end. Where the host can't tell, all is data.
-fn seek(file: &File, at: u64, whence: Whence, name: &str) -> Result<Option<u64>> {
-    let offset = i64::try_from(at).map_err(|_| StoreError::io(format!("seek in {name}"), Errno::EFBIG))?;
-    match (lseek(file, offset, whence), whence) {
-        (Ok(found), _) => Ok(u64::try_from(found).ok()),
-        (Err(Errno::ENXIO), _) => Ok(None),
-        (Err(Errno::EINVAL | Errno::EOPNOTSUPP), Whence::SeekData) => Ok(Some(at)),
-        (Err(Errno::EINVAL | Errno::EOPNOTSUPP), _) => Ok(None),
-        (Err(errno), _) => Err(StoreError::io(format!("seek in {name}"), errno)),
-    }
+/// Length and digest of a file.
+pub(super) fn whole_file(file: &File, name: &str) -> Result<(u64, Digest)> {
+    let len = file.metadata().map_err(|error| StoreError::io(format!("stat {name}"), error))?.len();
+    Ok((len, digest(&Contents { len, place: Place::File { file, start: 0, name } })?))
 }
 
 /// The digest of a range of a file.
 pub(super) fn range(file: &File, start: u64, len: u64, name: &str) -> Result<Digest> {
+    digest(&Contents { len, place: Place::File { file, start, name } })
+}
+
+struct Contents<'a> {
+    len: u64,
+    place: Place<'a>,
+}
+
+enum Place<'a> {
+    Memory(&'a [u8]),
+    File { file: &'a File, start: u64, name: &'a str },
+}
+
+impl Contents<'_> {
+    /// Where the next byte at or after `at` is that may not be zero.
+    fn next_data(&self, at: u64) -> Result<u64> {
+        let Place::File { file, start: 0, name } = self.place else { return Ok(at) };
+        let offset = i64::try_from(at).map_err(|_| StoreError::io(format!("seek in {name}"), Errno::EFBIG))?;
+        match lseek(file, offset, Whence::SeekData) {
+            Ok(found) => Ok(u64::try_from(found).unwrap_or(at).min(self.len)),
+            Err(Errno::ENXIO) => Ok(self.len),
+            // A host that knows no holes has none.
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => Ok(at),
+            Err(errno) => Err(StoreError::io(format!("seek in {name}"), errno)),
+        }
+    }
+
+    /// As much of `buf` as there is at `at`.
+    fn read<'b>(&self, at: u64, buf: &'b mut [u8]) -> Result<&'b [u8]> {
+        let len = (self.len - at).min(buf.len() as u64) as usize;
+        let buf = &mut buf[..len];
+        match self.place {
+            Place::Memory(bytes) => buf.copy_from_slice(&bytes[at as usize..at as usize + len]),
+            Place::File { file, start, name } => file.read_exact_at(buf, start + at).map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => StoreError::damaged(format!("{name} is too short")),
+                _ => StoreError::io(format!("read {name}"), error),
+            })?,
+        }
+        Ok(buf)
+    }
+}
+
+/// BLAKE3 of the bytes, or, for contents of more than `PLAIN` bytes with a whole block of zeros, the digest without those
+/// blocks: otherwise one byte written at the end of a huge hole would cost a day's hashing. Which of the two follows from the
+/// bytes alone, not from how a host lays out its holes, so equal contents have equal digests.
+fn digest(contents: &Contents<'_>) -> Result<Digest> {
+    if let Place::Memory(bytes) = contents.place
+        && contents.len <= PLAIN
+    {
+        return Ok(Digest::of(bytes));
+    }
+    match plain(contents)? {
+        Some(digest) => Ok(digest),
+        None => sparse(contents),
+    }
+}
+
+/// `None` if a block of zeros is in the way.
+fn plain(contents: &Contents<'_>) -> Result<Option<Digest>> {
+    let mut buf = vec![0; contents.len.min(READ as u64) as usize];
     let mut hasher = blake3::Hasher::new();
-    hash_range(&mut hasher, file, start, len, name)?;
+    let mut at = 0;
+    while at < contents.len {
+        if contents.len > PLAIN && contents.next_data(at)? >= at + BLOCK as u64 {
+            return Ok(None);
+        }
+        let bytes = contents.read(at, &mut buf)?;
+        if contents.len > PLAIN && bytes.chunks(BLOCK).any(|block| block == ZEROS) {
+            return Ok(None);
+        }
+        hasher.update(bytes);
+        at += bytes.len() as u64;
+    }
+    Ok(Some(hasher.finalize().into()))
+}
+
+/// The length, then every block that is short or not all zeros, each behind its number.
+fn sparse(contents: &Contents<'_>) -> Result<Digest> {
+    let mut buf = vec![0; SPARSE_READ];
+    let mut hasher = blake3::Hasher::new_derive_key(SPARSE_CONTEXT);
+    hasher.update(&contents.len.to_le_bytes());
+    let block = BLOCK as u64;
+    let whole = contents.len - contents.len % block;
+    let mut at = 0;
+    while at < contents.len {
+        let data = contents.next_data(at)?;
+        at = at.max((data - data % block).min(whole));
+        if at == contents.len {
+            break;
+        }
+        let bytes = contents.read(at, &mut buf)?;
+        for (number, bytes) in (at / block..).zip(bytes.chunks(BLOCK)) {
+            if bytes != ZEROS {
+                hasher.update(&number.to_le_bytes()).update(bytes);
+            }
+        }
+        at += bytes.len() as u64;
+    }
     Ok(hasher.finalize().into())
-}
-
-fn hash_zeros(hasher: &mut blake3::Hasher, mut len: u64) {
-    while len > 0 {
-        let now = len.min(ZEROS.len() as u64);
-        hasher.update(&ZEROS[..now as usize]);
-        len -= now;
-    }
-}
-
-fn hash_range(hasher: &mut blake3::Hasher, file: &File, mut at: u64, mut len: u64, name: &str) -> Result<()> {
-    let mut buf = vec![0; len.min(READ as u64) as usize];
-    while len > 0 {
-        let now = len.min(buf.len() as u64) as usize;
-        file.read_exact_at(&mut buf[..now], at).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => StoreError::damaged(format!("{name} is too short")),
-            _ => StoreError::io(format!("read {name}"), error),
-        })?;
-        hasher.update(&buf[..now]);
-        at += now as u64;
-        len -= now as u64;
-    }
-    Ok(())
 }

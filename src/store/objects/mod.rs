@@ -12,6 +12,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lru::LruCache;
 use nix::fcntl::OFlag;
@@ -66,6 +67,8 @@ pub struct Objects {
     live: RwLock<HashMap<ObjectId, Live>>,
     places: Mutex<LruCache<ObjectId, Place>>,
     files: Files,
+    /// The host can't share blocks between files.
+    no_reflink: AtomicBool,
 }
 
 /// Where reads of an object go.
@@ -78,7 +81,14 @@ enum Source {
 impl Objects {
     pub(super) fn new(host: Arc<HostDir>, catalog: Arc<Catalog>) -> Self {
         let files = Files::new(Arc::clone(&host));
-        Self { host, catalog, live: RwLock::default(), places: Mutex::new(LruCache::new(PLACES)), files }
+        Self {
+            host,
+            catalog,
+            live: RwLock::default(),
+            places: Mutex::new(LruCache::new(PLACES)),
+            files,
+            no_reflink: AtomicBool::new(false),
+        }
     }
 
     /// A new, empty host file for an object, open for reading and writing. A leftover of a crash gives way to it.
@@ -274,14 +284,28 @@ impl Objects {
     }
 
     /// A new file for the object `to` that shares the bytes of `from`, where the host can; `None` where it can't.
-    pub fn reflink(&self, _from: ObjectId, _to: ObjectId) -> Result<Option<Arc<File>>> {
-        Ok(None)
+    pub fn reflink(&self, from: ObjectId, to: ObjectId) -> Result<Option<Arc<File>>> {
+        if self.no_reflink.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let Some(source) = self.open_file(from)? else { return Ok(None) };
+        let target = self.create(to)?;
+        let Err(error) = crate::sys::reflink(&source, &target) else { return Ok(Some(target)) };
+        self.discard(to);
+        match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EXDEV | libc::EINVAL | libc::ENOTTY | libc::ENOSYS) => {
+                // It is one filesystem: what it can't do once it can't do at all.
+                self.no_reflink.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            _ => Err(StoreError::io(format!("clone {} to {}", file_name(from), file_name(to)), error)),
+        }
     }
 
     /// The digest of an object's bytes as they are on disk now: for scrubbing.
     pub fn digest(&self, id: ObjectId) -> Result<Digest> {
         match self.source(id)?.ok_or_else(|| missing(id))? {
-            Source::Held(bytes) => Ok(Digest::of(&bytes)),
+            Source::Held(bytes) => hash::of_bytes(&bytes),
             Source::Pending => Ok(hash::whole_file(&*self.pending_file(id)?, &file_name(id))?.1),
             Source::Sealed(place) => {
                 let file = self.files.open(place.kind.into())?.ok_or_else(|| missing(id))?;
@@ -314,6 +338,9 @@ fn copy_from(bytes: &[u8], buf: &mut [u8], offset: u64) -> usize {
 /// Reads from a sealed object: never past its end, and never less than what its record says there is.
 fn read_place(id: ObjectId, file: &File, place: Place, buf: &mut [u8], offset: u64) -> Result<usize> {
     let len = place.len.saturating_sub(offset).min(buf.len() as u64) as usize;
+    if len == 0 {
+        return Ok(0);
+    }
     let (name, start) = match place.kind {
         PlaceKind::File(holder) => (file_name(holder), 0),
         PlaceKind::Pack(pack, start) => (pack_name(pack), start),

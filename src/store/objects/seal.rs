@@ -70,9 +70,7 @@ impl Objects {
 
     fn input(&self, object: SealObject) -> Result<Input> {
         match object {
-            SealObject::Held(id) => {
-                self.held(id).map(Input::Bytes).ok_or_else(|| StoreError::damaged(format!("object {id} is not held")))
-            }
+            SealObject::Held(id) => self.held(id).map(Input::Bytes).ok_or_else(|| StoreError::damaged(format!("object {id} is not held"))),
             SealObject::File(id) => {
                 self.source(id)?;
                 self.refuse_if_poisoned(id)?;

@@ -13,6 +13,9 @@
 //! What a crash tears is the end that was never synced: replay stops before the first frame that does not hold. But if a
 //! frame behind it holds and says that the broken one was durable, that is damage, not a torn tail, and an error.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
