@@ -1,6 +1,7 @@
 //! What an operation on staging can answer instead of a result; each has one errno (the table is in `fs`).
 
 use crate::store::StoreError;
+use crate::tree::TreeError;
 
 /// The result of an operation on staging.
 pub type FsResult<T> = Result<T, FsError>;
@@ -83,5 +84,14 @@ impl FsError {
     /// An error of the host about a file of the store.
     pub(crate) fn host(what: impl Into<String>, error: impl Into<std::io::Error>) -> Self {
         Self::Store(StoreError::Io { what: what.into(), source: error.into() })
+    }
+}
+
+impl From<TreeError> for FsError {
+    fn from(error: TreeError) -> Self {
+        match error {
+            TreeError::Store(error) => Self::Store(error),
+            other => Self::Store(StoreError::Damaged { what: other.to_string() }),
+        }
     }
 }

@@ -1,193 +1,181 @@
 //! The open version: POSIX semantics on top of the copy-on-write tree, without FUSE.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `state` | the namespace behind one lock, and the edits that everything goes through |
+//! | `namespace`, `rename`, `attr`, `xattr`, `dirs` | operations on it |
+//! | `handles`, `data`, `truncate`, `working`, `extents` | open files and their bytes |
+//! | `journal`, `replay` | what makes the open version survive |
+//! | `lifecycle`, `rebase` | freeze, discard, carry over |
+//!
+//! Lock order: the gate, then a journal's file, then a file's cell, then the state, then a journal's queue. Everything that changes
+//! or reads a file's bytes holds the gate shared; freeze, rebase and discard hold it alone, and only they may take a cell's lock
+//! while they hold the state's, because then nobody else holds one. No lock but the gate is held while bytes go to or from
+//! a host file, except the file's own cell; none at all while an event is sent.
 
+mod attr;
+mod data;
+mod dirs;
+mod extents;
+mod handles;
+pub(in crate::version) mod journal;
+mod lifecycle;
+mod namespace;
+mod rebase;
+mod rename;
+mod replay;
+mod state;
+#[cfg(test)]
+mod tests;
+mod truncate;
 mod types;
+mod working;
+mod xattr;
 
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crossbeam::channel::Sender;
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+pub use attr::blocks;
+pub use rebase::{RebaseOutcome, Rebased};
 pub use types::{
-    Activity, Allocate, Attr, Caller, DirEntry, Handle, Invalidation, NodeRef, OpenMode, Opened, RenameMode, Seek, SetAttr,
-    StagingEvent, StagingOptions, StatFs, TimeSet, XattrMode,
+    Activity, Allocate, Attr, Caller, DirEntry, Handle, Invalidation, NodeRef, OpenMode, Opened, RenameMode, Seek, SetAttr, StagingEvent,
+    StagingOptions, StatFs, TimeSet, XattrMode,
 };
 
-use super::error::{FsError, FsResult};
-use crate::tree::key::FileKind;
+use super::error::FsResult;
+use super::seal::Frozen;
+use crate::clock::{Clock, Timestamp};
+use crate::ids::VersionId;
+use crate::store::Store;
+use crate::tree::Snapshot;
+use state::State;
 
 /// What staging shows, and the open version behind it. Share it as `Arc<Staging>`.
 #[derive(Debug)]
-pub struct Staging {}
-
-macro_rules! unfinished {
-    ($($arg:expr),*) => {{ let _ = ($($arg),*); Err(FsError::NotSupported) }};
+pub struct Staging {
+    cx: Context,
+    events: Sender<StagingEvent>,
+    gate: RwLock<()>,
+    state: Mutex<State>,
+    /// Frozen versions found in journals at start, for who seals them.
+    recovered: Mutex<Vec<Frozen>>,
+    /// Dropped with the rest: that ends the journal's writer.
+    _alive: Option<Sender<()>>,
 }
 
-/// Names.
-impl Staging {
-    /// What `name` in `dir` leads to.
-    pub fn lookup(&self, dir: NodeRef, name: &[u8]) -> FsResult<Attr> {
-        unfinished!(dir, name)
-    }
-
-    /// Makes a regular file and opens it. `flags` are open(2)'s; an existing file is an error only with `O_EXCL`.
-    pub fn create(&self, caller: &Caller, dir: NodeRef, name: &[u8], mode: u32, umask: u32, flags: i32) -> FsResult<(Attr, Opened)> {
-        unfinished!(caller, dir, name, mode, umask, flags)
-    }
-
-    /// mknod(2): a regular file, pipe, socket or device.
-    #[allow(clippy::too_many_arguments)]
-    pub fn make_node(&self, caller: &Caller, dir: NodeRef, name: &[u8], kind: FileKind, mode: u32, umask: u32, rdev: u32) -> FsResult<Attr> {
-        unfinished!(caller, dir, name, kind, mode, umask, rdev)
-    }
-
-    /// mkdir(2).
-    pub fn make_dir(&self, caller: &Caller, dir: NodeRef, name: &[u8], mode: u32, umask: u32) -> FsResult<Attr> {
-        unfinished!(caller, dir, name, mode, umask)
-    }
-
-    /// symlink(2).
-    pub fn symlink(&self, caller: &Caller, dir: NodeRef, name: &[u8], target: &[u8]) -> FsResult<Attr> {
-        unfinished!(caller, dir, name, target)
-    }
-
-    /// readlink(2).
-    pub fn read_link(&self, node: NodeRef) -> FsResult<Vec<u8>> {
-        unfinished!(node)
-    }
-
-    /// link(2).
-    pub fn link(&self, caller: &Caller, node: NodeRef, dir: NodeRef, name: &[u8]) -> FsResult<Attr> {
-        unfinished!(caller, node, dir, name)
-    }
-
-    /// unlink(2).
-    pub fn unlink(&self, caller: &Caller, dir: NodeRef, name: &[u8]) -> FsResult<()> {
-        unfinished!(caller, dir, name)
-    }
-
-    /// rmdir(2).
-    pub fn remove_dir(&self, caller: &Caller, dir: NodeRef, name: &[u8]) -> FsResult<()> {
-        unfinished!(caller, dir, name)
-    }
-
-    /// renameat2(2).
-    pub fn rename(
-        &self, caller: &Caller, dir: NodeRef, name: &[u8], new_dir: NodeRef, new_name: &[u8], mode: RenameMode,
-    ) -> FsResult<()> {
-        unfinished!(caller, dir, name, new_dir, new_name, mode)
-    }
+/// What operations need beside the state.
+#[derive(Debug)]
+struct Context {
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    options: StagingOptions,
+    /// Bytes of small files in memory, open and frozen versions' together.
+    memory: Arc<AtomicU64>,
 }
 
-/// Attributes.
 impl Staging {
-    /// stat(2), with a handle if there is one.
-    pub fn attr(&self, node: NodeRef, handle: Option<Handle>) -> FsResult<Attr> {
-        unfinished!(node, handle)
+    /// Staging on top of `base`, with the open version that the journals hold, if there is one. Frozen versions that were not in the
+    /// catalog yet come out of [`Staging::take_recovered`]; seal them in order before anything else.
+    pub fn new(
+        base: Snapshot,
+        version: VersionId,
+        events: Sender<StagingEvent>,
+        clock: Arc<dyn Clock>,
+        options: StagingOptions,
+    ) -> FsResult<Arc<Self>> {
+        let cx = Context { store: Arc::clone(&base.store), clock, options, memory: Arc::default() };
+        let mut state = State {
+            base_tree: base.tree.clone(),
+            tree: base.tree,
+            base: version,
+            open: None,
+            dirty: BTreeMap::new(),
+            files: HashMap::new(),
+            orphans: HashMap::new(),
+            removed: VecDeque::new(),
+            handles: HashMap::new(),
+            last_handle: 0,
+            generations: HashMap::new(),
+            frozen: Vec::new(),
+            pages_old: HashSet::new(),
+            writers: 0,
+            last_change: cx.clock.instant(),
+            outbox: Vec::new(),
+        };
+        let recovered = replay::replay(&cx, &mut state)?;
+        let (alive, stopped) = crossbeam::channel::bounded(0);
+        let staging = Arc::new(Self {
+            cx,
+            events,
+            gate: RwLock::new(()),
+            state: Mutex::new(state),
+            recovered: Mutex::new(recovered),
+            _alive: options.flusher.then_some(alive),
+        });
+        if options.flusher {
+            journal::start_writer(&staging, stopped)?;
+        }
+        // What replay has to tell goes out with the first lock that is let go.
+        drop(staging.lock());
+        Ok(staging)
     }
 
-    /// chmod(2), chown(2), truncate(2), utimensat(2).
-    pub fn set_attr(&self, caller: &Caller, node: NodeRef, handle: Option<Handle>, change: &SetAttr) -> FsResult<Attr> {
-        unfinished!(caller, node, handle, change)
+    /// The state. Events that are queued while it is held go out when it is let go.
+    fn lock(&self) -> Locked<'_> {
+        Locked { guard: self.state.lock(), later: Later { events: &self.events, list: Vec::new() } }
     }
 
-    /// getxattr(2).
-    pub fn get_xattr(&self, node: NodeRef, name: &[u8]) -> FsResult<Vec<u8>> {
-        unfinished!(node, name)
+    fn now(&self) -> Timestamp {
+        self.cx.clock.now()
     }
 
-    /// setxattr(2).
-    pub fn set_xattr(&self, caller: &Caller, node: NodeRef, name: &[u8], value: &[u8], mode: XattrMode) -> FsResult<()> {
-        unfinished!(caller, node, name, value, mode)
-    }
-
-    /// listxattr(2): names that the caller may see.
-    pub fn list_xattrs(&self, caller: &Caller, node: NodeRef) -> FsResult<Vec<Vec<u8>>> {
-        unfinished!(caller, node)
-    }
-
-    /// removexattr(2).
-    pub fn remove_xattr(&self, caller: &Caller, node: NodeRef, name: &[u8]) -> FsResult<()> {
-        unfinished!(caller, node, name)
-    }
-
-    /// statfs(2), of the filesystem that the store is on.
-    pub fn statfs(&self) -> FsResult<StatFs> {
-        unfinished!()
+    fn snapshot_of(&self, state: &State, ino: crate::ids::Ino) -> Snapshot {
+        Snapshot::new(state.tree_of(ino).clone(), Arc::clone(&self.cx.store))
     }
 }
 
-/// Open files.
-impl Staging {
-    /// Opens a regular file; `flags` are open(2)'s.
-    pub fn open(&self, caller: &Caller, node: NodeRef, flags: i32) -> FsResult<Opened> {
-        unfinished!(caller, node, flags)
-    }
+/// The state, locked.
+struct Locked<'a> {
+    // The order counts: the lock is let go before the events are sent.
+    guard: MutexGuard<'a, State>,
+    later: Later<'a>,
+}
 
-    /// pread(2): at most `len` bytes, fewer only at the end.
-    pub fn read(&self, handle: Handle, offset: u64, len: u32) -> FsResult<Vec<u8>> {
-        unfinished!(handle, offset, len)
-    }
+struct Later<'a> {
+    events: &'a Sender<StagingEvent>,
+    list: Vec<StagingEvent>,
+}
 
-    /// pwrite(2), or at the end with `O_APPEND`. `kill_priv`: drop set-id bits (the kernel's `FUSE_WRITE_KILL_SUIDGID`).
-    pub fn write(&self, caller: &Caller, handle: Handle, offset: u64, data: &[u8], kill_priv: bool) -> FsResult<u32> {
-        unfinished!(caller, handle, offset, data, kill_priv)
-    }
+impl Deref for Locked<'_> {
+    type Target = State;
 
-    /// A close(2) of one of its descriptors.
-    pub fn flush(&self, handle: Handle) -> FsResult<()> {
-        unfinished!(handle)
-    }
-
-    /// fsync(2), fdatasync(2).
-    pub fn fsync(&self, handle: Handle, datasync: bool) -> FsResult<()> {
-        unfinished!(handle, datasync)
-    }
-
-    /// The last close(2) or munmap(2).
-    pub fn release(&self, handle: Handle) {
-        let _ = handle;
-    }
-
-    /// fallocate(2).
-    pub fn allocate(&self, caller: &Caller, handle: Handle, mode: Allocate, offset: u64, len: u64) -> FsResult<()> {
-        unfinished!(caller, handle, mode, offset, len)
-    }
-
-    /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`.
-    pub fn seek(&self, handle: Handle, offset: u64, what: Seek) -> FsResult<u64> {
-        unfinished!(handle, offset, what)
-    }
-
-    /// copy_file_range(2); may copy less than asked.
-    pub fn copy_range(&self, caller: &Caller, from: Handle, offset: u64, to: Handle, to_offset: u64, len: u64) -> FsResult<u64> {
-        unfinished!(caller, from, offset, to, to_offset, len)
+    fn deref(&self) -> &State {
+        &self.guard
     }
 }
 
-/// Open directories.
-impl Staging {
-    /// Opens a directory: the handle shows it as it is now, whatever comes and goes.
-    pub fn open_dir(&self, node: NodeRef) -> FsResult<Handle> {
-        unfinished!(node)
-    }
-
-    /// At most `n` entries from `offset` on (0, or an entry's `next_offset`); with their attributes if `plus`.
-    pub fn read_dir(&self, handle: Handle, offset: u64, n: usize, plus: bool) -> FsResult<Vec<DirEntry>> {
-        unfinished!(handle, offset, n, plus)
-    }
-
-    /// The last close of a directory.
-    pub fn release_dir(&self, handle: Handle) {
-        let _ = handle;
-    }
-
-    /// fsync(2) of a directory.
-    pub fn fsync_dir(&self, handle: Handle) -> FsResult<()> {
-        unfinished!(handle)
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.guard
     }
 }
 
-/// The lifecycle's side, for the dispatcher.
-impl Staging {
-    /// What goes on.
-    #[must_use]
-    pub fn activity(&self) -> Option<Activity> {
-        None
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.later.list = std::mem::take(&mut self.guard.outbox);
+    }
+}
+
+impl Drop for Later<'_> {
+    fn drop(&mut self) {
+        for event in self.list.drain(..) {
+            // Whoever listened is gone: staging works on without a dispatcher.
+            let _nobody_listens = self.events.send(event);
+        }
     }
 }

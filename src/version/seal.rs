@@ -1,0 +1,211 @@
+//! From a frozen version to a sealed one: bytes durable, then one transaction.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::error::FsResult;
+use super::staging::journal::VersionJournal;
+use crate::clock::Timestamp;
+use crate::ids::{Digest, ObjectId, VersionId};
+use crate::store::event::EventKind;
+use crate::store::record::{ChangeCounts, ObjectRecord, Reason, VersionRecord, VersionState, Writer};
+use crate::store::{SealObject, Store, StoreError};
+use crate::tree::{ChangeKind, Snapshot, TreeError, changes};
+
+/// A version that takes no more changes and is not in the catalog yet. It must be sealed, or given up.
+#[must_use = "a frozen version lives in memory alone until it is sealed"]
+#[derive(Debug)]
+pub struct Frozen {
+    pub(super) version: VersionId,
+    pub(super) parent: VersionId,
+    pub(super) opened_at: Timestamp,
+    pub(super) writers: Vec<Writer>,
+    pub(super) base: Snapshot,
+    pub(super) snapshot: Snapshot,
+    pub(super) objects: Vec<SealObject>,
+    /// Bytes of its small files, counted in `memory` until they are packed.
+    pub(super) held: u64,
+    pub(super) memory: Arc<AtomicU64>,
+    pub(super) journal: Arc<VersionJournal>,
+    pub(super) message: Option<String>,
+    /// Nothing differs from the parent but what came and went: staging goes on on top of the parent.
+    pub(super) unchanged: bool,
+    pub(super) done: AtomicBool,
+}
+
+impl Frozen {
+    /// Its number.
+    #[must_use]
+    pub const fn version(&self) -> VersionId {
+        self.version
+    }
+
+    /// The version it stands on.
+    #[must_use]
+    pub const fn parent(&self) -> VersionId {
+        self.parent
+    }
+
+    /// When its first change came.
+    #[must_use]
+    pub const fn opened_at(&self) -> Timestamp {
+        self.opened_at
+    }
+
+    /// Who changed it.
+    #[must_use]
+    pub fn writers(&self) -> &[Writer] {
+        &self.writers
+    }
+
+    /// Its state, readable at once.
+    #[must_use]
+    pub const fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The message that a seal before a crash would have had.
+    #[must_use]
+    pub fn message(&self) -> Option<&str> {
+        self.message.as_deref()
+    }
+
+    /// Whether there is nothing to seal: `seal` aborts it, and staging still stands on its parent.
+    #[must_use]
+    pub const fn is_unchanged(&self) -> bool {
+        self.unchanged
+    }
+
+    /// Gives it up: its bytes and its journal go. Nothing may stand on it.
+    pub fn abandon(&self, store: &Store) -> FsResult<()> {
+        self.journal.retire(store)?;
+        for object in &self.objects {
+            match object {
+                SealObject::Held(object) => store.objects().unhold(*object),
+                SealObject::File(object) => store.objects().discard(*object),
+            }
+        }
+        self.finish();
+        Ok(())
+    }
+
+    fn finish(&self) {
+        if !self.done.swap(true, Ordering::AcqRel) {
+            self.memory.fetch_sub(self.held, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Makes a frozen version durable: its bytes first, then records, tree, lineage event and pointers in one transaction. A version in which
+/// nothing changed becomes `aborted`. After a failure nothing is in the catalog, and it can be tried again.
+pub fn seal(store: &Store, frozen: &Frozen, message: Option<String>, at: Timestamp) -> FsResult<(VersionRecord, Snapshot)> {
+    let message = message.or_else(|| frozen.message.clone());
+    let mut record = match store.catalog().version(frozen.version)? {
+        Some(record) => record,
+        None => draft(frozen),
+    };
+    record.parent = Some(frozen.parent);
+    record.writers.clone_from(&frozen.writers);
+    record.message = message.or(record.message);
+    record.sealed_at = Some(at);
+    frozen.journal.set_message(record.message.clone());
+    if frozen.unchanged {
+        return abort(store, frozen, record, at);
+    }
+    let sealed = store.objects().seal(&frozen.objects)?;
+    let digests: HashMap<ObjectId, Digest> = sealed.iter().map(|(object, record)| (*object, record.digest)).collect();
+    record.changes = count(frozen, &sealed)?;
+    let mut transaction = store.catalog().begin()?;
+    for (object, record) in &sealed {
+        transaction.put_object(*object, record)?;
+    }
+    let persisted = frozen.snapshot.tree.persist(&mut transaction, &|object| digest_of(store, &digests, object))?;
+    record.state = VersionState::Checking;
+    record.root = Some(persisted.root);
+    let event = EventKind::Sealed {
+        digest: persisted.root.digest,
+        changes: record.changes,
+        writers: record.writers.clone(),
+        message: record.message.clone(),
+    };
+    transaction.put_version(&record)?;
+    transaction.append_event(at, Some(frozen.version), event)?;
+    let mut pointers = transaction.pointers()?;
+    pointers.base = frozen.version;
+    transaction.set_pointers(&pointers)?;
+    transaction.commit()?;
+    let tree = persisted.committed();
+    store.objects().sealed(&sealed);
+    frozen.finish();
+    retire(store, frozen);
+    Ok((record, Snapshot::new(tree, Arc::clone(&frozen.snapshot.store))))
+}
+
+fn abort(store: &Store, frozen: &Frozen, mut record: VersionRecord, at: Timestamp) -> FsResult<(VersionRecord, Snapshot)> {
+    record.state = VersionState::Aborted;
+    record.decided_at = Some(at);
+    record.reason = Some(Reason::Unchanged);
+    let mut transaction = store.catalog().begin()?;
+    transaction.put_version(&record)?;
+    transaction.append_event(at, Some(frozen.version), EventKind::Aborted { reason: Reason::Unchanged })?;
+    transaction.commit()?;
+    for object in &frozen.objects {
+        match object {
+            SealObject::Held(object) => store.objects().unhold(*object),
+            SealObject::File(object) => store.objects().discard(*object),
+        }
+    }
+    frozen.finish();
+    retire(store, frozen);
+    Ok((record, frozen.base.clone()))
+}
+
+/// The version is in the catalog: a journal that can't be removed is a leftover that the next start removes.
+fn retire(store: &Store, frozen: &Frozen) {
+    if let Err(error) = frozen.journal.retire(store) {
+        tracing::warn!(%error, version = %frozen.version, "the journal of a sealed version stays behind");
+    }
+}
+
+fn draft(frozen: &Frozen) -> VersionRecord {
+    VersionRecord {
+        version: frozen.version,
+        state: VersionState::Open,
+        parent: Some(frozen.parent),
+        root: None,
+        message: None,
+        opened_at: frozen.opened_at,
+        sealed_at: None,
+        decided_at: None,
+        promoted_at: None,
+        changes: ChangeCounts::default(),
+        writers: frozen.writers.clone(),
+        reason: None,
+        passed: false,
+        held: false,
+        pinned: false,
+        rebased_from: None,
+        restored_from: None,
+    }
+}
+
+fn count(frozen: &Frozen, sealed: &[(ObjectId, ObjectRecord)]) -> FsResult<ChangeCounts> {
+    let mut counts = ChangeCounts { bytes: sealed.iter().map(|(_, record)| record.len).sum(), ..ChangeCounts::default() };
+    for change in changes(&frozen.base, &frozen.snapshot)? {
+        match change.kind {
+            ChangeKind::Added => counts.added += 1,
+            ChangeKind::Deleted => counts.deleted += 1,
+            ChangeKind::Modified | ChangeKind::Type | ChangeKind::Properties => counts.modified += 1,
+        }
+    }
+    Ok(counts)
+}
+
+fn digest_of(store: &Store, digests: &HashMap<ObjectId, Digest>, object: ObjectId) -> Result<Digest, TreeError> {
+    if let Some(digest) = digests.get(&object) {
+        return Ok(*digest);
+    }
+    let gone = || StoreError::Damaged { what: format!("object {object} is in no table") };
+    Ok(store.catalog().object(object)?.ok_or_else(gone)?.digest)
+}

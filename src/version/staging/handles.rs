@@ -1,0 +1,341 @@
+//! Open files: who has what open, how the kernel must treat it, and what happens at the last close.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use super::state::{Pending, State};
+use super::types::{Caller, Handle, NodeRef, OpenMode, Opened, StagingEvent};
+use super::working::{FileCell, Work};
+use super::{Context, Staging};
+use crate::clock::Timestamp;
+use crate::ids::{Ino, ObjectId};
+use crate::tree::Tree;
+use crate::tree::key::{Content, FileKind, InodeRecord, Key};
+use crate::version::error::{FsError, FsResult};
+
+/// What a handle leads to.
+#[derive(Debug)]
+pub(super) enum Slot {
+    File(FileSlot),
+    Dir { ino: Ino, tree: Tree },
+}
+
+/// A handle of a regular file.
+#[derive(Clone, Debug)]
+pub(super) struct FileSlot {
+    pub(super) cell: Arc<FileCell>,
+    pub(super) read: bool,
+    pub(super) write: bool,
+    pub(super) append: bool,
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Cached,
+    Direct,
+    Passthrough,
+}
+
+/// A regular file that is in use.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    pub(super) cell: Arc<FileCell>,
+    /// Handles, and operations under way that have none.
+    handles: u32,
+    pub(super) writers: u32,
+    cached: u32,
+    /// Who opened it for writing last: passthrough writes tell nothing.
+    writer: Caller,
+    /// The host file that the kernel uses itself.
+    pub(super) backing: Option<Backing>,
+}
+
+/// A host file that is open in passthrough.
+#[derive(Clone, Debug)]
+pub(super) struct Backing {
+    pub(super) object: ObjectId,
+    pub(super) file: Arc<File>,
+    handles: u32,
+    /// What its attributes were when they were last looked at.
+    pub(super) seen: Seen,
+}
+
+/// The attributes that a write changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) size: u64,
+    mtime: Timestamp,
+}
+
+impl Seen {
+    pub(super) fn of(file: &File) -> FsResult<Self> {
+        let meta = file.metadata().map_err(|error| FsError::host("stat an object", error))?;
+        let nanos = u32::try_from(meta.mtime_nsec()).unwrap_or(0);
+        Ok(Self { size: meta.len(), mtime: Timestamp { secs: meta.mtime(), nanos } })
+    }
+}
+
+/// Keeps a file in use while an operation without a handle works on it.
+pub(super) struct InUse<'a> {
+    staging: &'a Staging,
+    pub(super) cell: Arc<FileCell>,
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.staging.let_go(self.cell.ino, None);
+    }
+}
+
+const ACCESS_MODE: i32 = libc::O_ACCMODE;
+
+impl Staging {
+    /// Opens a regular file; `flags` are open(2)'s.
+    pub fn open(&self, caller: &Caller, node: NodeRef, flags: i32) -> FsResult<Opened> {
+        let _gate = self.gate.read();
+        let mut state = self.lock();
+        let ino = state.ino(node)?;
+        match state.record(ino)?.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(FsError::IsDirectory),
+            _ => return Err(FsError::Invalid),
+        }
+        let opened = self.open_in(&mut state, caller, ino, flags)?;
+        drop(state);
+        if flags & libc::O_TRUNC != 0 && flags & ACCESS_MODE != libc::O_RDONLY {
+            let cell = self.file_slot(opened.handle)?.cell;
+            if let Err(error) = self.truncate(caller, &cell, 0, true) {
+                self.close(opened.handle);
+                return Err(error);
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Opens a file that is there.
+    pub(super) fn open_in(&self, state: &mut State, caller: &Caller, ino: Ino, flags: i32) -> FsResult<Opened> {
+        let record = state.record(ino)?;
+        let write = flags & ACCESS_MODE != libc::O_RDONLY;
+        let read = flags & ACCESS_MODE != libc::O_WRONLY;
+        let mode = self.choose_mode(state, ino, &record, write)?;
+        let how = match &mode {
+            OpenMode::Cached { .. } => How::Cached,
+            OpenMode::Direct => How::Direct,
+            OpenMode::Passthrough(_) => How::Passthrough,
+        };
+        match how {
+            How::Cached => state.pages_old.remove(&ino),
+            How::Direct => false,
+            How::Passthrough => state.pages_old.insert(ino),
+        };
+        let file = state.files.entry(ino).or_insert_with(|| OpenFile::new(ino));
+        file.handles += 1;
+        file.cached += u32::from(how == How::Cached);
+        if let (How::Passthrough, Some(backing)) = (how, &mut file.backing) {
+            backing.handles += 1;
+        }
+        if write {
+            file.writers += 1;
+            file.writer = *caller;
+        }
+        let cell = Arc::clone(&file.cell);
+        let slot = FileSlot { cell, read, write, append: flags & libc::O_APPEND != 0, how };
+        state.writers += u64::from(write);
+        Ok(Opened { handle: state.add_handle(Slot::File(slot)), mode })
+    }
+
+    /// An inode must never be open in passthrough and through the page cache at once, nor on two host files. Files whose set-id bits or
+    /// capabilities a write must drop are not written in passthrough.
+    fn choose_mode(&self, state: &mut State, ino: Ino, record: &InodeRecord, write: bool) -> FsResult<OpenMode> {
+        let privileged = write && (record.perm & 0o6000 != 0 || state.tree_of(ino).get(&Key::xattr(ino, CAPABILITY))?.is_some());
+        let (cached, backing) = state.files.get(&ino).map_or((0, None), |file| (file.cached, file.backing.as_ref()));
+        if let Some(backing) = backing {
+            return Ok(if privileged { OpenMode::Direct } else { OpenMode::Passthrough(Arc::clone(&backing.file)) });
+        }
+        let own = match record.content {
+            Content::Object(object) => (state.pending(ino, object) == Some(Pending::File)).then_some(object),
+            _ => None,
+        };
+        let possible = self.cx.options.passthrough && cached == 0 && !privileged;
+        let Some(object) = own.filter(|_| possible) else {
+            return Ok(OpenMode::Cached { keep: !state.pages_old.contains(&ino) });
+        };
+        let file = self.host_file(object)?;
+        if record.size > Seen::of(&file)?.size {
+            // From now on the host file's size is the file's.
+            file.set_len(record.size).map_err(|error| FsError::host("lengthen an object", error))?;
+        }
+        let seen = Seen::of(&file)?;
+        let open = state.files.entry(ino).or_insert_with(|| OpenFile::new(ino));
+        open.backing = Some(Backing { object, file: Arc::clone(&file), handles: 0, seen });
+        Ok(OpenMode::Passthrough(file))
+    }
+
+    /// The regular file behind a handle.
+    pub(super) fn file_slot(&self, handle: Handle) -> FsResult<FileSlot> {
+        match self.lock().handles.get(&handle) {
+            Some(Slot::File(slot)) => Ok(slot.clone()),
+            _ => Err(FsError::BadHandle),
+        }
+    }
+
+    /// The file, kept in use while `InUse` lives.
+    pub(super) fn use_file(&self, state: &mut State, ino: Ino) -> InUse<'_> {
+        let file = state.files.entry(ino).or_insert_with(|| OpenFile::new(ino));
+        file.handles += 1;
+        InUse { staging: self, cell: Arc::clone(&file.cell) }
+    }
+
+    /// A close(2) of one of its descriptors.
+    pub fn flush(&self, handle: Handle) -> FsResult<()> {
+        let slot = self.file_slot(handle)?;
+        if slot.write {
+            slot.cell.check()?;
+        }
+        if slot.how == How::Passthrough {
+            self.lock().refresh(&self.cx, slot.cell.ino)?;
+        }
+        Ok(())
+    }
+
+    /// The last close(2) or munmap(2).
+    pub fn release(&self, handle: Handle) {
+        let _gate = self.gate.read();
+        self.close(handle);
+    }
+
+    /// As `release`, for who holds the gate.
+    fn close(&self, handle: Handle) {
+        let slot = match self.lock().handles.remove(&handle) {
+            Some(Slot::File(slot)) => slot,
+            _ => return,
+        };
+        self.let_go(slot.cell.ino, Some(&slot));
+    }
+
+    /// Ends a use of a file: by a handle, or by an operation that had none. The caller holds the gate.
+    fn let_go(&self, ino: Ino, slot: Option<&FileSlot>) {
+        let mut state = self.lock();
+        if slot.is_some_and(|slot| slot.how == How::Passthrough)
+            && let Err(error) = state.refresh(&self.cx, ino)
+        {
+            state.outbox.push(StagingEvent::Failed { what: format!("inode {ino}: what was written in passthrough: {error}") });
+        }
+        let current = |file: &OpenFile| slot.is_none_or(|slot| Arc::ptr_eq(&file.cell, &slot.cell));
+        // A stale handle was taken out of the count when it became so.
+        let writes = slot.is_some_and(|slot| slot.write && !slot.cell.is_stale());
+        state.writers -= u64::from(writes);
+        let quiet = writes && state.writers == 0 && state.open.is_some();
+        let (mut settle, mut ended) = (None, None);
+        if let Some(file) = state.files.get_mut(&ino).filter(|file| current(file)) {
+            file.writers -= u32::from(writes);
+            if slot.is_some_and(|slot| slot.how == How::Cached) {
+                file.cached -= 1;
+            }
+            if let (Some(How::Passthrough), Some(backing)) = (slot.map(|slot| slot.how), &mut file.backing) {
+                backing.handles -= 1;
+                if backing.handles == 0 {
+                    ended = file.backing.take().map(|backing| backing.object);
+                }
+            }
+            if file.writers == 0 {
+                settle = Some(Arc::clone(&file.cell));
+            }
+        }
+        if let Some(object) = ended {
+            // The bytes of a version stay its own; those that no version took, because it got a copy, are of no use any more.
+            let cell = slot.map(|slot| Arc::clone(&slot.cell));
+            let unowned = state.pending(ino, object).is_none();
+            drop(state);
+            if let Some(cell) = cell.filter(|_| unowned) {
+                *cell.work.write() = Work::Stored;
+                super::lifecycle::discard_unowned(self, object);
+            }
+        } else {
+            drop(state);
+        }
+        if let Some(cell) = settle.filter(|cell| !cell.is_stale()) {
+            self.settle_memory(&cell);
+        }
+        let mut state = self.lock();
+        let last = state.files.get_mut(&ino).filter(|file| current(file)).is_some_and(|file| {
+            file.handles -= 1;
+            file.handles == 0
+        });
+        if last {
+            state.files.remove(&ino);
+            state.bury(&self.cx, ino);
+        }
+        if quiet {
+            state.last_change = self.cx.clock.instant();
+            state.outbox.push(StagingEvent::Quiet);
+        }
+    }
+}
+
+pub(super) const CAPABILITY: &[u8] = b"security.capability";
+
+impl OpenFile {
+    fn new(ino: Ino) -> Self {
+        Self { cell: FileCell::new(ino), handles: 0, writers: 0, cached: 0, writer: Caller { uid: 0, gid: 0, pid: 0 }, backing: None }
+    }
+}
+
+impl State {
+    pub(super) fn add_handle(&mut self, slot: Slot) -> Handle {
+        self.last_handle += 1;
+        let handle = Handle(self.last_handle);
+        self.handles.insert(handle, slot);
+        handle
+    }
+
+    /// Notes what passthrough writes did to size and times.
+    pub(super) fn refresh(&mut self, cx: &Context, ino: Ino) -> FsResult<()> {
+        let Some(file) = self.files.get_mut(&ino) else { return Ok(()) };
+        let Some(backing) = file.backing.as_mut().filter(|_| !file.cell.is_stale()) else { return Ok(()) };
+        let seen = Seen::of(&backing.file)?;
+        if seen == backing.seen {
+            return Ok(());
+        }
+        backing.seen = seen;
+        let (object, writer) = (backing.object, file.writer);
+        let record = self.record(ino)?;
+        let changed_in = match self.orphans.contains_key(&ino) {
+            true => record.changed_in,
+            false => self.begin(&writer, cx),
+        };
+        if self.pending(ino, object).is_none() {
+            // It was kept apart from a sealed version that got a copy: now it is this version's.
+            self.set_pending(ino, object, Pending::File);
+        }
+        let content = Content::Object(object);
+        let record = InodeRecord { size: seen.size, mtime: seen.mtime, ctime: seen.mtime, content, changed_in, ..(*record).clone() };
+        if let (false, Some(open)) = (self.orphans.contains_key(&ino), &self.open) {
+            open.journal.queue_object(object, ino, true);
+        }
+        self.touch(ino, record)
+    }
+
+    /// After a change of our own to a host file that is open in passthrough: it is not news.
+    pub(super) fn note_backing(&mut self, ino: Ino) -> FsResult<()> {
+        let Some(backing) = self.files.get_mut(&ino).and_then(|file| file.backing.as_mut()) else { return Ok(()) };
+        let seen = Seen::of(&backing.file)?;
+        backing.seen = seen;
+        let record = self.record(ino)?;
+        match record.size == seen.size {
+            true => Ok(()),
+            // A passthrough write came in between.
+            false => self.touch(ino, InodeRecord { size: seen.size, ..(*record).clone() }),
+        }
+    }
+
+    /// Drops what an orphan leaves behind, once nothing has it open.
+    pub(super) fn bury(&mut self, cx: &Context, ino: Ino) {
+        let Some(orphan) = self.orphans.remove(&ino) else { return };
+        for (object, pending) in orphan.pending {
+            cx.discard(object, pending);
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! What makes the open version survive: its journal, fsync, and the thread that writes behind.
+//!
+//! Every edit of the tree is queued for its version's journal when it is made; nothing is encoded or written before fsync or the
+//! writer's round asks for it. Bytes of small files are taken along then. A version is sealed from memory, so most are over before
+//! any of this costs anything.
+//!
+//! A journal ends with `Sealed` once its version was frozen and everything that belongs to it is in the journal or in durable host
+//! files. What stands on a frozen version must not be in a journal before that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use parking_lot::Mutex;
+
+use super::Staging;
+use super::state::Edit;
+use super::types::{Handle, StagingEvent};
+use super::working::{FileCell, Work};
+use crate::clock::Timestamp;
+use crate::ids::{Ino, ObjectId, VersionId};
+use crate::store::record::Writer;
+use crate::store::{Journal, JournalRecord, Store, StoreError, codec};
+use crate::tree::key::Content;
+use crate::version::error::{FsError, FsResult};
+
+/// How often the writer hands edits to the kernel, and in how many rounds it makes them durable.
+const ROUND: Duration = Duration::from_secs(1);
+const ROUNDS_TO_SYNC: u32 = 5;
+
+/// The journal of a version, and what it still has to get.
+#[derive(Debug)]
+pub(in crate::version) struct VersionJournal {
+    version: VersionId,
+    queue: Mutex<Queue>,
+    file: Mutex<JournalFile>,
+    committed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    batches: Vec<Batch>,
+    /// Small objects with bytes that the journal does not have.
+    small: BTreeMap<ObjectId, Ino>,
+    /// Host files with bytes that may not be durable.
+    files: BTreeSet<ObjectId>,
+    /// The version was frozen, with this message.
+    sealed: Option<Option<String>>,
+}
+
+#[derive(Debug)]
+enum Batch {
+    Base {
+        parent: VersionId,
+        opened_at: Timestamp,
+    },
+    Writer(Writer),
+    Edits(Vec<Edit>),
+    /// The version stands on another parent now, and these edits are all of it.
+    Rebase {
+        parent: VersionId,
+        opened_at: Timestamp,
+        edits: Vec<Edit>,
+    },
+}
+
+#[derive(Debug, Default)]
+struct JournalFile {
+    journal: Option<Journal>,
+    /// The errno of a write or sync that failed: the journal is of no use any more.
+    failed: Option<i32>,
+}
+
+/// Which host files a flush makes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sync {
+    /// None, and the journal is only handed to the kernel.
+    Write,
+    /// The journal, and no other file.
+    Journal,
+    /// The journal and all host files.
+    All,
+}
+
+impl VersionJournal {
+    pub(super) fn new(version: VersionId, parent: VersionId, opened_at: Timestamp) -> Arc<Self> {
+        let journal = Self::resumed(version);
+        journal.queue.lock().batches.push(Batch::Base { parent, opened_at });
+        journal
+    }
+
+    /// For a version whose journal is there already.
+    pub(super) fn resumed(version: VersionId) -> Arc<Self> {
+        Arc::new(Self { version, queue: Mutex::default(), file: Mutex::default(), committed: AtomicBool::new(false) })
+    }
+
+    pub(super) fn queue_writer(&self, writer: Writer) {
+        self.queue.lock().batches.push(Batch::Writer(writer));
+    }
+
+    pub(super) fn queue_edits(&self, edits: Vec<Edit>) {
+        self.queue.lock().batches.push(Batch::Edits(edits));
+    }
+
+    pub(super) fn queue_rebase(&self, parent: VersionId, opened_at: Timestamp, edits: Vec<Edit>) {
+        self.queue.lock().batches.push(Batch::Rebase { parent, opened_at, edits });
+    }
+
+    pub(super) fn queue_object(&self, object: ObjectId, ino: Ino, file: bool) {
+        let mut queue = self.queue.lock();
+        if file {
+            queue.files.insert(object);
+        } else {
+            queue.small.insert(object, ino);
+        }
+    }
+
+    pub(super) fn forget_object(&self, object: ObjectId) {
+        let mut queue = self.queue.lock();
+        queue.small.remove(&object);
+        queue.files.remove(&object);
+    }
+
+    /// The version was frozen: no more edits come.
+    pub(super) fn queue_sealed(&self, message: Option<String>) {
+        self.queue.lock().sealed = Some(message);
+    }
+
+    /// The message that the seal will have.
+    pub(in crate::version) fn set_message(&self, message: Option<String>) {
+        if let Some(sealed) = &mut self.queue.lock().sealed {
+            *sealed = message;
+        }
+    }
+
+    pub(super) fn is_committed(&self) -> bool {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// The catalog has the version, or it was given up: its journal goes.
+    pub(in crate::version) fn retire(&self, store: &Store) -> Result<(), StoreError> {
+        let mut file = self.file.lock();
+        self.committed.store(true, Ordering::Release);
+        file.journal = None;
+        *self.queue.lock() = Queue::default();
+        store.remove_journal(self.version)
+    }
+}
+
+impl Staging {
+    /// fsync(2), fdatasync(2): the file's bytes and every edit so far are durable, and so is what the open version stands on.
+    pub fn fsync(&self, handle: Handle, _datasync: bool) -> FsResult<()> {
+        let slot = self.file_slot(handle)?;
+        slot.cell.check()?;
+        slot.cell.check_poison()?;
+        self.sync_file(&slot.cell).inspect_err(|error| {
+            slot.cell.poison();
+            self.failed(&format!("fsync of inode {}: {error}", slot.cell.ino));
+        })
+    }
+
+    fn sync_file(&self, cell: &FileCell) -> FsResult<()> {
+        let object = {
+            let mut state = self.lock();
+            state.refresh(&self.cx, cell.ino)?;
+            match state.record(cell.ino)?.content {
+                Content::Object(object) if state.pending(cell.ino, object) == Some(super::state::Pending::File) => Some(object),
+                Content::Extents => state.overlay(cell.ino),
+                _ => None,
+            }
+        };
+        if let Some(object) = object {
+            self.cx.store.objects().sync(object)?;
+        }
+        self.save(Sync::Journal)
+    }
+
+    /// fsync(2) of a directory.
+    pub fn fsync_dir(&self, _handle: Handle) -> FsResult<()> {
+        self.save(Sync::Journal).inspect_err(|error| self.failed(&format!("fsync of a directory: {error}")))
+    }
+
+    /// Makes everything durable: for an orderly end.
+    pub fn sync_all(&self) -> FsResult<()> {
+        self.save(Sync::All).inspect_err(|error| self.failed(&format!("sync: {error}")))
+    }
+
+    /// Brings the journals up to date.
+    fn save(&self, sync: Sync) -> FsResult<()> {
+        let (frozen, open) = {
+            let mut state = self.lock();
+            state.refresh_all(&self.cx)?;
+            state.publish()?;
+            state.frozen.retain(|journal| !journal.is_committed());
+            (state.frozen.clone(), state.open.as_ref().map(|open| Arc::clone(&open.journal)))
+        };
+        for journal in frozen {
+            // Of a frozen version everything: it will be sealed again as it was.
+            self.flush_journal(&journal, if sync == Sync::Write { Sync::Write } else { Sync::All })?;
+        }
+        match open {
+            Some(journal) => self.flush_journal(&journal, sync),
+            None => Ok(()),
+        }
+    }
+
+    fn flush_journal(&self, journal: &VersionJournal, sync: Sync) -> FsResult<()> {
+        let mut file = journal.file.lock();
+        if journal.is_committed() {
+            return Ok(());
+        }
+        if let Some(errno) = file.failed {
+            return Err(StoreError::Poisoned { what: format!("journal of {}", journal.version), errno }.into());
+        }
+        if let Err(error) = self.append_to(&mut file, journal, sync) {
+            // What was taken from the queue is in no journal: nothing later may be called durable.
+            file.failed = Some(errno_of(&error));
+            return Err(error);
+        }
+        let Some(out) = &mut file.journal else { return Ok(()) };
+        match sync {
+            // A full disk loses nothing: what was appended is written the next time.
+            Sync::Write => out.write()?,
+            Sync::Journal | Sync::All => out.sync()?,
+        }
+        Ok(())
+    }
+
+    fn append_to(&self, file: &mut JournalFile, journal: &VersionJournal, sync: Sync) -> FsResult<()> {
+        let (batches, small, files, sealed) = {
+            let mut queue = journal.queue.lock();
+            let files = if sync == Sync::All { std::mem::take(&mut queue.files) } else { BTreeSet::new() };
+            // Until its host files are durable, a frozen version is not whole.
+            let sealed = if sync == Sync::All || queue.files.is_empty() { queue.sealed.take() } else { None };
+            (std::mem::take(&mut queue.batches), std::mem::take(&mut queue.small), files, sealed)
+        };
+        if file.journal.is_none() {
+            if batches.is_empty() && small.is_empty() && files.is_empty() && sealed.is_none() {
+                return Ok(());
+            }
+            file.journal = Some(self.cx.store.journal(journal.version)?);
+        }
+        let Some(out) = &mut file.journal else { return Ok(()) };
+        // Bytes first: a torn tail may lose what names them, not the other way round.
+        for (object, ino) in small {
+            if let Some(records) = self.small_bytes(object, ino)? {
+                out.append(&records)?;
+            }
+        }
+        for object in files {
+            self.sync_object(object)?;
+        }
+        for batch in batches {
+            out.append(&batch.into_records())?;
+        }
+        if let Some(message) = sealed {
+            out.append(&[JournalRecord::Sealed { message }])?;
+        }
+        Ok(())
+    }
+
+    /// A host file may have gone meanwhile, with the file whose it was.
+    fn sync_object(&self, object: ObjectId) -> FsResult<()> {
+        match self.cx.store.objects().sync(object) {
+            Err(error) if self.cx.store.objects().open_file(object).is_ok_and(|file| file.is_some()) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The bytes of a small object that the journal lacks; `None` if it is gone.
+    fn small_bytes(&self, object: ObjectId, ino: Ino) -> FsResult<Option<Vec<JournalRecord>>> {
+        let cell = self.lock().files.get(&ino).map(|file| Arc::clone(&file.cell));
+        if let Some(cell) = cell {
+            let mut work = cell.work.write();
+            if let Work::Memory(memory) = &mut *work
+                && memory.object == object
+            {
+                let mut records = vec![JournalRecord::Truncate { object, len: memory.bytes.len() as u64 }];
+                if let Some(range) = memory.unsaved.take() {
+                    let offset = range.start as u64;
+                    records.push(JournalRecord::Data { object, offset, bytes: memory.bytes.get(range).unwrap_or_default().to_vec() });
+                }
+                return Ok(Some(records));
+            }
+        }
+        let Some(bytes) = self.cx.store.objects().held(object) else { return Ok(None) };
+        Ok(Some(vec![
+            JournalRecord::Truncate { object, len: bytes.len() as u64 },
+            JournalRecord::Data { object, offset: 0, bytes: bytes.to_vec() },
+        ]))
+    }
+
+    pub(super) fn failed(&self, what: &str) {
+        tracing::error!("{what}");
+        self.lock().outbox.push(StagingEvent::Failed { what: what.to_owned() });
+    }
+}
+
+impl super::state::State {
+    /// Looks at every file that is open in passthrough.
+    pub(super) fn refresh_all(&mut self, cx: &super::Context) -> FsResult<()> {
+        let through: Vec<Ino> = self.files.iter().filter(|(_, file)| file.backing.is_some()).map(|(ino, _)| *ino).collect();
+        through.into_iter().try_for_each(|ino| self.refresh(cx, ino))
+    }
+}
+
+impl Batch {
+    fn into_records(self) -> Vec<JournalRecord> {
+        match self {
+            Self::Base { parent, opened_at } => vec![JournalRecord::Base { parent, opened_at }],
+            Self::Writer(writer) => vec![JournalRecord::Writer(writer)],
+            Self::Edits(edits) => edits.iter().map(record_of).collect(),
+            Self::Rebase { parent, opened_at, edits } => {
+                std::iter::once(JournalRecord::Base { parent, opened_at }).chain(edits.iter().map(record_of)).collect()
+            }
+        }
+    }
+}
+
+fn record_of((key, value): &Edit) -> JournalRecord {
+    JournalRecord::Edit { key: codec::encode(key), value: value.as_ref().map(codec::encode) }
+}
+
+fn errno_of(error: &FsError) -> i32 {
+    match error {
+        FsError::Store(error) => error.errno(),
+        _ => libc::EIO,
+    }
+}
+
+/// Starts the thread that writes behind. It ends when `stopped` is disconnected or staging is gone.
+pub(super) fn start_writer(staging: &Arc<Staging>, stopped: Receiver<()>) -> FsResult<()> {
+    let staging = Arc::downgrade(staging);
+    let run = move || {
+        let mut round = 0;
+        while stopped.recv_timeout(ROUND) == Err(RecvTimeoutError::Timeout) {
+            round = (round + 1) % ROUNDS_TO_SYNC;
+            if !write_behind(&staging, round == 0) {
+                break;
+            }
+        }
+    };
+    std::thread::Builder::new().name("journal".to_owned()).spawn(run).map_err(|error| FsError::host("start a thread", error))?;
+    Ok(())
+}
+
+/// One round; false once staging is gone.
+fn write_behind(staging: &Weak<Staging>, sync: bool) -> bool {
+    let Some(staging) = staging.upgrade() else { return false };
+    if let Err(error) = staging.save(if sync { Sync::All } else { Sync::Write }) {
+        staging.failed(&format!("the journal: {error}"));
+    }
+    true
+}

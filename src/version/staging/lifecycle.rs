@@ -1,0 +1,239 @@
+//! What the dispatcher asks of staging: what goes on, freeze, discard, a snapshot.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use nix::unistd::Whence;
+
+use super::Staging;
+use super::handles::Backing;
+use super::state::{OpenVersion, Pending, State};
+use super::types::{Activity, Invalidation};
+use super::working::{FileCell, Host, Work};
+use crate::ids::{Ino, ObjectId, VersionId};
+use crate::store::SealObject;
+use crate::tree::key::{Content, FileKind, InodeRecord, Part, Value};
+use crate::tree::{Change, Snapshot, Tree};
+use crate::version::error::{FsError, FsResult};
+use crate::version::seal::Frozen;
+
+/// The lifecycle's side, for the dispatcher.
+impl Staging {
+    /// What goes on.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        let state = self.lock();
+        Activity {
+            version: state.open.as_ref().map(|open| open.version),
+            opened_at: state.open.as_ref().map(|open| open.opened_at),
+            writers: state.writers,
+            last_change: state.last_change,
+            dirty: state.open.is_some(),
+        }
+    }
+
+    /// The version that staging stands on: the last frozen one, or what the last rebase or discard put it on.
+    #[must_use]
+    pub fn base(&self) -> VersionId {
+        self.lock().base
+    }
+
+    /// Frozen versions that journals held at start, oldest first. To be sealed before anything else is.
+    pub fn take_recovered(&self) -> Vec<Frozen> {
+        std::mem::take(&mut *self.recovered.lock())
+    }
+
+    /// What staging shows now.
+    pub fn snapshot(&self) -> FsResult<Snapshot> {
+        let _gate = self.gate.write();
+        let mut state = self.lock();
+        state.refresh_all(&self.cx)?;
+        for (ino, cell, _) in open_files(&state) {
+            if let (Work::Memory(memory), false) = (&*cell.work.read(), state.orphans.contains_key(&ino)) {
+                let bytes: Arc<[u8]> = memory.bytes.as_slice().into();
+                state.hold(&self.cx, ino, memory.object, bytes);
+            }
+        }
+        state.publish()?;
+        Ok(Snapshot::new(state.tree.clone(), Arc::clone(&self.cx.store)))
+    }
+
+    /// Ends the open version, in constant time but for what is open; later changes open the next one on top of it. `None` if none is
+    /// open. Refuses while there are writers unless `force`: then what they wrote so far is in it, and what they write later in the next.
+    pub fn freeze(&self, force: bool) -> FsResult<Option<Frozen>> {
+        let _gate = self.gate.write();
+        let mut state = self.lock();
+        state.refresh_all(&self.cx)?;
+        if state.open.is_none() {
+            return Ok(None);
+        }
+        if state.writers > 0 && !force {
+            return Err(FsError::Busy);
+        }
+        self.freeze_in(&mut state)
+    }
+
+    /// As `freeze`. The caller holds the gate alone.
+    pub(super) fn freeze_in(&self, state: &mut State) -> FsResult<Option<Frozen>> {
+        self.settle_files(state)?;
+        state.publish()?;
+        let Some(OpenVersion { version, opened_at, writers, pending, explicit, journal, .. }) = state.open.take() else {
+            return Ok(None);
+        };
+        let store = &self.cx.store;
+        let parent = state.base;
+        let base = Snapshot::new(state.base_tree.clone(), Arc::clone(store));
+        let unchanged = !explicit && only_directory_times(&state.base_tree, &state.tree)?;
+        if unchanged {
+            state.tree = state.base_tree.clone();
+        } else {
+            state.base = version;
+            state.base_tree = state.tree.clone();
+        }
+        journal.queue_sealed(None);
+        state.frozen.push(Arc::clone(&journal));
+        let held = pending.values().map(|pending| if let Pending::Held(len) = pending { *len } else { 0 }).sum();
+        let objects = pending
+            .into_iter()
+            .map(|(object, pending)| match pending {
+                Pending::Held(_) => SealObject::Held(object),
+                Pending::File => SealObject::File(object),
+            })
+            .collect();
+        Ok(Some(Frozen {
+            version,
+            parent,
+            opened_at,
+            writers,
+            base,
+            snapshot: Snapshot::new(state.base_tree.clone(), Arc::clone(store)),
+            objects,
+            held,
+            memory: Arc::clone(&self.cx.memory),
+            journal,
+            message: None,
+            unchanged,
+            done: AtomicBool::new(false),
+        }))
+    }
+
+    /// Ends all writing into the open version's bytes: what is in cells goes to the store, and host files that the kernel may write
+    /// itself are left to staging while the version gets a copy.
+    fn settle_files(&self, state: &mut State) -> FsResult<()> {
+        for (ino, cell, backing) in open_files(state) {
+            if state.orphans.contains_key(&ino) {
+                continue;
+            }
+            let mut work = cell.work.write();
+            match (&mut *work, backing) {
+                (Work::Memory(memory), _) => {
+                    let bytes: Arc<[u8]> = std::mem::take(&mut memory.bytes).into();
+                    let object = memory.object;
+                    state.hold(&self.cx, ino, object, bytes);
+                    *work = Work::Stored;
+                }
+                (_, Some(backing)) if state.pending(ino, backing.object).is_some() => {
+                    self.detach(state, ino, &backing)?;
+                    *work = Work::Host(Host { object: backing.object, file: backing.file, whole: true });
+                }
+                // Still apart from the sealed version that got a copy earlier.
+                (_, Some(_)) => {}
+                (_, None) => *work = Work::Stored,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the version a copy of a file that is open in passthrough. The original is no version's until it changes again.
+    fn detach(&self, state: &mut State, ino: Ino, backing: &Backing) -> FsResult<()> {
+        let objects = self.cx.store.objects();
+        let copy = self.cx.store.ids().object();
+        if objects.reflink(backing.object, copy)?.is_none() {
+            let file = objects.create(copy)?;
+            if let Err(error) = copy_file(&backing.file, &file) {
+                objects.discard(copy);
+                return Err(FsError::host("copy an object that is open in passthrough", error));
+            }
+        }
+        let record = state.record(ino)?;
+        state.set_pending(ino, copy, Pending::File);
+        let _staging_keeps_it = state.take_pending(ino, backing.object);
+        state.touch(ino, InodeRecord { content: Content::Object(copy), ..(*record).clone() })
+    }
+
+    /// Throws the open version away: its number, and what the kernel must forget.
+    pub fn discard(&self) -> FsResult<(Option<VersionId>, Vec<Invalidation>)> {
+        let _gate = self.gate.write();
+        let mut state = self.lock();
+        state.refresh_all(&self.cx)?;
+        state.publish()?;
+        let Some(open) = state.open.take() else { return Ok((None, Vec::new())) };
+        let tree = state.base_tree.clone();
+        let invalidations = self.switch(&mut state, tree)?;
+        for (object, pending) in open.pending {
+            self.cx.discard(object, pending);
+        }
+        drop(state);
+        open.journal.retire(&self.cx.store)?;
+        Ok((Some(open.version), invalidations))
+    }
+}
+
+fn open_files(state: &State) -> Vec<(Ino, Arc<FileCell>, Option<Backing>)> {
+    state.files.iter().map(|(ino, file)| (*ino, Arc::clone(&file.cell), file.backing.clone())).collect()
+}
+
+/// Whether nothing differs but times of directories in which something came and went.
+fn only_directory_times(old: &Tree, new: &Tree) -> FsResult<bool> {
+    for change in old.diff(new) {
+        match change? {
+            Change { key, old: Some(Value::Inode(old)), new: Some(Value::Inode(new)) }
+                if key.part == Part::Inode && old.kind == FileKind::Directory =>
+            {
+                let times = InodeRecord { mtime: new.mtime, ctime: new.ctime, changed_in: new.changed_in, ..(*old).clone() };
+                if times != *new {
+                    return Ok(false);
+                }
+            }
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// Copies a host file with its holes.
+fn copy_file(from: &File, to: &File) -> std::io::Result<()> {
+    let len = from.metadata()?.len();
+    to.set_len(len)?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < len {
+        let data = match nix::unistd::lseek(from, i64::try_from(at).unwrap_or(i64::MAX), Whence::SeekData) {
+            Ok(data) => u64::try_from(data).unwrap_or(len),
+            Err(nix::errno::Errno::ENXIO) => break,
+            Err(_) => at,
+        };
+        let hole = nix::unistd::lseek(from, i64::try_from(data).unwrap_or(i64::MAX), Whence::SeekHole);
+        let end = hole.ok().and_then(|hole| u64::try_from(hole).ok()).unwrap_or(len).min(len);
+        at = data;
+        while at < end {
+            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            match from.read_at(&mut buffer[..want], at)? {
+                0 => return Ok(()),
+                n => {
+                    to.write_all_at(&buffer[..n], at)?;
+                    at += n as u64;
+                }
+            }
+        }
+        at = at.max(end);
+    }
+    Ok(())
+}
+
+/// An object that no version has and that nothing shows any more.
+pub(super) fn discard_unowned(staging: &Staging, object: ObjectId) {
+    staging.cx.store.objects().discard(object);
+}

@@ -1,0 +1,165 @@
+//! Putting staging on another base: carried over, or set aside; and what the kernel must forget then.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Staging;
+use super::state::State;
+use super::types::{Invalidation, NodeRef};
+use crate::ids::{Ino, VersionId};
+use crate::tree::key::{FileKind, Part, Value};
+use crate::tree::{Merge, Snapshot, Tree, merge};
+use crate::version::error::FsResult;
+use crate::version::seal::Frozen;
+
+/// Staging stands on another version now.
+#[derive(Debug)]
+pub struct Rebased {
+    /// What became of the open version.
+    pub outcome: RebaseOutcome,
+    /// What the kernel must forget.
+    pub invalidate: Vec<Invalidation>,
+}
+
+/// What became of the open version in a rebase.
+#[derive(Debug)]
+pub enum RebaseOutcome {
+    /// Its changes are on top of the new base.
+    Clean,
+    /// None was open.
+    NothingOpen,
+    /// Its changes overlap with what was rejected: it ends as it is.
+    Conflict {
+        /// The version, to be sealed as a ghost.
+        frozen: Box<Frozen>,
+        /// The paths that both changed.
+        paths: Vec<Vec<u8>>,
+    },
+}
+
+/// What a change of trees does to an inode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Fate {
+    /// Its attributes differ.
+    #[default]
+    Changed,
+    /// Its bytes differ.
+    Replaced,
+    /// It was gone and is there again.
+    Back,
+    /// It is gone.
+    Gone,
+}
+
+impl Staging {
+    /// Puts staging, which stands on `from`, on `onto` (the state of `base`), with the open version's changes if they do not overlap with
+    /// what lies between the two.
+    pub fn rebase(&self, from: &Snapshot, onto: &Snapshot, base: VersionId) -> FsResult<Rebased> {
+        let _gate = self.gate.write();
+        let mut state = self.lock();
+        state.refresh_all(&self.cx)?;
+        state.publish()?;
+        if state.open.is_none() {
+            let invalidate = self.switch(&mut state, onto.tree.clone())?;
+            state.base = base;
+            state.base_tree = onto.tree.clone();
+            return Ok(Rebased { outcome: RebaseOutcome::NothingOpen, invalidate });
+        }
+        let ours = Snapshot::new(state.tree.clone(), Arc::clone(&self.cx.store));
+        match merge(from, onto, &ours)? {
+            Merge::Clean { tree, edits } => {
+                let invalidate = self.switch(&mut state, tree)?;
+                state.base = base;
+                state.base_tree = onto.tree.clone();
+                if let Some(open) = &state.open {
+                    open.journal.queue_rebase(base, open.opened_at, edits);
+                }
+                Ok(Rebased { outcome: RebaseOutcome::Clean, invalidate })
+            }
+            Merge::Conflict { paths } => {
+                let frozen = self.freeze_in(&mut state)?;
+                let invalidate = self.switch(&mut state, onto.tree.clone())?;
+                state.base = base;
+                state.base_tree = onto.tree.clone();
+                let outcome = match frozen {
+                    Some(frozen) => RebaseOutcome::Conflict { frozen: Box::new(frozen), paths },
+                    None => RebaseOutcome::NothingOpen,
+                };
+                Ok(Rebased { outcome, invalidate })
+            }
+        }
+    }
+
+    /// Shows another tree from now on. Handles of files whose bytes differ become stale, and what the kernel knows of them a stranger.
+    pub(super) fn switch(&self, state: &mut State, tree: Tree) -> FsResult<Vec<Invalidation>> {
+        let mut fates: BTreeMap<Ino, Fate> = BTreeMap::new();
+        let mut names = Vec::new();
+        for change in state.tree.diff(&tree) {
+            let change = change?;
+            let ino = change.key.ino;
+            let fate = match (&change.key.part, &change.old, &change.new) {
+                (Part::Dirent(name), ..) => {
+                    names.push((ino, Arc::clone(name)));
+                    continue;
+                }
+                (Part::Inode, Some(Value::Inode(old)), Some(Value::Inode(new))) => {
+                    let same = old.kind != FileKind::Regular || (old.content == new.content && old.size == new.size);
+                    if same { Fate::Changed } else { Fate::Replaced }
+                }
+                (Part::Inode, None, _) => Fate::Back,
+                (Part::Inode, _, None) => Fate::Gone,
+                (Part::Extent(_), ..) => Fate::Replaced,
+                _ => Fate::Changed,
+            };
+            let known = fates.entry(ino).or_insert(fate);
+            *known = fate.max(*known);
+        }
+        let snapshot = Snapshot::new(tree, Arc::clone(&self.cx.store));
+        let mut invalidate = Vec::with_capacity(names.len() + fates.len());
+        for (ino, fate) in fates {
+            let before = state.node(ino);
+            if fate != Fate::Back {
+                invalidate.push(Invalidation::Inode(before));
+            }
+            if fate == Fate::Changed {
+                continue;
+            }
+            state.make_stale(self, ino);
+            if fate != Fate::Gone {
+                *state.generations.entry(ino).or_insert(0) += 1;
+                // Every name leads to the new generation.
+                if let Some(record) = snapshot.inode(ino)? {
+                    names.push((record.parent, Arc::clone(&record.name)));
+                    names.extend(snapshot.further_links(ino)?);
+                }
+            }
+        }
+        state.tree = snapshot.tree;
+        state.dirty.clear();
+        names.sort_unstable();
+        names.dedup();
+        invalidate.extend(names.into_iter().map(|(dir, name)| Invalidation::Entry { dir: dir_node(state, dir), name }));
+        Ok(invalidate)
+    }
+}
+
+fn dir_node(state: &State, dir: Ino) -> NodeRef {
+    state.node(dir)
+}
+
+impl State {
+    /// Voids every handle of a file.
+    fn make_stale(&mut self, staging: &Staging, ino: Ino) {
+        self.removed.retain(|(gone, _)| *gone != ino);
+        self.pages_old.remove(&ino);
+        let Some(file) = self.files.remove(&ino) else { return };
+        file.cell.make_stale();
+        self.writers -= u64::from(file.writers);
+        if let Some(backing) = &file.backing
+            && self.pending(ino, backing.object).is_none()
+        {
+            super::lifecycle::discard_unowned(staging, backing.object);
+        }
+        self.bury(&staging.cx, ino);
+    }
+}

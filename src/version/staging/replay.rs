@@ -1,0 +1,256 @@
+//! After a crash: the open version, and frozen ones that the catalog does not have, as the journals hold them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Context;
+use super::journal::VersionJournal;
+use super::state::{Edit, OpenVersion, Pending, State, put_record};
+use super::types::StagingEvent;
+use crate::clock::Timestamp;
+use crate::ids::{Ino, ObjectId, VersionId};
+use crate::store::record::{VersionState, Writer};
+use crate::store::{JournalRecord, SealObject, StoreError, codec};
+use crate::tree::key::{Content, FileKind, InodeRecord, Key, Part, Value};
+use crate::tree::{Snapshot, Tree};
+use crate::version::error::FsResult;
+use crate::version::seal::Frozen;
+
+/// What a journal says.
+struct Told {
+    version: VersionId,
+    parent: VersionId,
+    opened_at: Timestamp,
+    writers: Vec<Writer>,
+    edits: Vec<Edit>,
+    bytes: HashMap<ObjectId, Vec<u8>>,
+    sealed: Option<Option<String>>,
+}
+
+/// Brings back what the journals hold. Journals of versions that are in the catalog go.
+pub(super) fn replay(cx: &Context, state: &mut State) -> FsResult<Vec<Frozen>> {
+    let mut frozen: Vec<Frozen> = Vec::new();
+    for version in cx.store.journals()? {
+        cx.store.ids().raise_version(version.next());
+        let decided = cx.store.catalog().version(version)?.is_some_and(|record| record.state != VersionState::Open);
+        let told = if decided { None } else { read(version, cx.store.replay(version)?)? };
+        let Some(told) = told else {
+            cx.store.remove_journal(version)?;
+            continue;
+        };
+        if let Some(open) = &state.open {
+            // A version is durable before anything on top of it is: this was never synced.
+            tracing::warn!(%version, below = %open.version, "a journal stands on an unfinished one and is left out");
+            state.outbox.push(StagingEvent::Failed { what: format!("{version}: its unsaved changes did not survive the crash") });
+            cx.store.remove_journal(version)?;
+            continue;
+        }
+        let Some(base) = parent_tree(cx, state, &frozen, told.parent)? else {
+            state.outbox.push(StagingEvent::Failed {
+                what: format!("{version} stands on {}, whose content is gone; its journal is kept", told.parent),
+            });
+            continue;
+        };
+        if let Some(done) = restore(cx, state, base, told, &frozen)? {
+            frozen.push(done);
+        }
+    }
+    Ok(frozen)
+}
+
+fn read(version: VersionId, records: Vec<JournalRecord>) -> FsResult<Option<Told>> {
+    let mut told = Told {
+        version,
+        parent: version,
+        opened_at: Timestamp::default(),
+        writers: Vec::new(),
+        edits: Vec::new(),
+        bytes: HashMap::new(),
+        sealed: None,
+    };
+    let mut based = false;
+    for record in records {
+        match record {
+            JournalRecord::Base { parent, opened_at } => {
+                // A second one: the version was put on another parent, and what follows is all of it.
+                (told.parent, told.opened_at, based) = (parent, opened_at, true);
+                told.edits.clear();
+            }
+            JournalRecord::Writer(writer) => told.writers.push(writer),
+            JournalRecord::Edit { key, value } => {
+                let damage = |error| StoreError::Damaged { what: format!("journal of {version}: {error}") };
+                let key: Key = codec::decode(&key).map_err(damage)?;
+                let value: Option<Value> = value.map(|value| codec::decode(&value)).transpose().map_err(damage)?;
+                told.edits.push((key, value));
+            }
+            JournalRecord::Data { object, offset, bytes } => put_bytes(told.bytes.entry(object).or_default(), offset, &bytes),
+            JournalRecord::Truncate { object, len } => {
+                let len = usize::try_from(len).unwrap_or(usize::MAX);
+                told.bytes.entry(object).or_default().truncate(len);
+            }
+            JournalRecord::Sealed { message } => told.sealed = Some(message),
+        }
+    }
+    Ok(based.then_some(told))
+}
+
+fn put_bytes(bytes: &mut Vec<u8>, offset: u64, data: &[u8]) {
+    /// No small file is larger: more would be damage.
+    const LIMIT: usize = 1 << 30;
+    let Ok(offset) = usize::try_from(offset) else { return };
+    let Some(end) = offset.checked_add(data.len()).filter(|end| *end <= LIMIT) else { return };
+    if bytes.len() < end {
+        bytes.resize(end, 0);
+    }
+    bytes[offset..end].copy_from_slice(data);
+}
+
+fn parent_tree(cx: &Context, state: &State, frozen: &[Frozen], parent: VersionId) -> FsResult<Option<Tree>> {
+    if let Some(below) = frozen.iter().find(|frozen| frozen.version == parent) {
+        return Ok(Some(below.snapshot.tree.clone()));
+    }
+    if parent == state.base {
+        return Ok(Some(state.base_tree.clone()));
+    }
+    let root = cx.store.catalog().version(parent)?.and_then(|record| record.root);
+    Ok(root.map(|root| Tree::stored(Arc::clone(state.base_tree.nodes()), root)))
+}
+
+/// Makes the version that a journal tells of: frozen if it was, else the open one.
+fn restore(cx: &Context, state: &mut State, base: Tree, told: Told, below: &[Frozen]) -> FsResult<Option<Frozen>> {
+    let mut tree = base.clone();
+    for (key, value) in &told.edits {
+        cx.store.ids().raise_ino(key.ino.next());
+        tree.set(key, value.clone())?;
+    }
+    let below: HashSet<ObjectId> = below.iter().flat_map(|frozen| frozen.objects.iter().map(object_of)).collect();
+    let found = find_bytes(cx, &base, &tree, told.bytes, &below)?;
+    for (key, value) in &found.repairs {
+        tree.set(key, value.clone())?;
+    }
+    let journal = VersionJournal::resumed(told.version);
+    state.base = told.parent;
+    state.base_tree = base.clone();
+    state.tree = tree.clone();
+    let writers = told.writers;
+    if let Some(message) = told.sealed {
+        state.base = told.version;
+        state.base_tree = tree.clone();
+        state.frozen.push(Arc::clone(&journal));
+        return Ok(Some(Frozen {
+            version: told.version,
+            parent: told.parent,
+            opened_at: told.opened_at,
+            writers,
+            unchanged: base.diff(&tree).next().transpose()?.is_none(),
+            base: Snapshot::new(base, Arc::clone(&cx.store)),
+            snapshot: Snapshot::new(tree, Arc::clone(&cx.store)),
+            held: found.pending.values().map(|pending| if let Pending::Held(len) = pending { *len } else { 0 }).sum(),
+            objects: found
+                .pending
+                .iter()
+                .map(|(object, pending)| match pending {
+                    Pending::Held(_) => SealObject::Held(*object),
+                    Pending::File => SealObject::File(*object),
+                })
+                .collect(),
+            memory: Arc::clone(&cx.memory),
+            journal,
+            message,
+            done: AtomicBool::new(false),
+        }));
+    }
+    if !found.repairs.is_empty() {
+        journal.queue_edits(found.repairs);
+    }
+    state.outbox.push(StagingEvent::Opened {
+        version: told.version,
+        parent: told.parent,
+        at: told.opened_at,
+        writer: writers.first().cloned(),
+    });
+    state.open = Some(OpenVersion {
+        version: told.version,
+        opened_at: told.opened_at,
+        writers,
+        pending: found.pending,
+        overlays: found.overlays,
+        explicit: true,
+        journal,
+    });
+    Ok(None)
+}
+
+const fn object_of(object: &SealObject) -> ObjectId {
+    match object {
+        SealObject::Held(object) | SealObject::File(object) => *object,
+    }
+}
+
+/// What is there of the bytes that a replayed tree names.
+#[derive(Default)]
+struct Found {
+    pending: HashMap<ObjectId, Pending>,
+    overlays: HashMap<Ino, ObjectId>,
+    /// Where bytes are missing or sizes were not known: only what nobody had synced.
+    repairs: Vec<Edit>,
+}
+
+fn find_bytes(cx: &Context, base: &Tree, tree: &Tree, mut bytes: HashMap<ObjectId, Vec<u8>>, below: &HashSet<ObjectId>) -> FsResult<Found> {
+    let mut found = Found::default();
+    for change in base.diff(tree) {
+        let change = change?;
+        match change.new {
+            Some(Value::Inode(record)) if record.kind == FileKind::Regular => {
+                if let Content::Object(object) = record.content {
+                    cx.store.ids().raise_object(object.next());
+                    if !below.contains(&object) && cx.store.catalog().object(object)?.is_none() {
+                        found.whole(cx, change.key.ino, &record, object, bytes.remove(&object))?;
+                    }
+                }
+            }
+            Some(Value::Extent(extent)) => {
+                let object = extent.object;
+                cx.store.ids().raise_object(object.next());
+                if below.contains(&object) || found.pending.contains_key(&object) || cx.store.catalog().object(object)?.is_some() {
+                    continue;
+                }
+                if cx.store.objects().open_file(object)?.is_some() {
+                    found.pending.insert(object, Pending::File);
+                    found.overlays.insert(change.key.ino, object);
+                } else if let Part::Extent(_) = change.key.part {
+                    found.repairs.push((change.key, None));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+impl Found {
+    /// A file that is one object of the open version.
+    fn whole(&mut self, cx: &Context, ino: Ino, record: &InodeRecord, object: ObjectId, bytes: Option<Vec<u8>>) -> FsResult<()> {
+        if let Some(mut bytes) = bytes {
+            bytes.truncate(usize::try_from(record.size).unwrap_or(usize::MAX));
+            let len = bytes.len() as u64;
+            cx.store.objects().hold(object, bytes.into());
+            cx.memory.fetch_add(len, Ordering::Relaxed);
+            self.pending.insert(object, Pending::Held(len));
+            return Ok(());
+        }
+        let (size, content) = match cx.store.objects().open_file(object)? {
+            Some(_) => {
+                self.pending.insert(object, Pending::File);
+                (cx.store.objects().len(object)?, Content::Object(object))
+            }
+            // Its bytes never left memory.
+            None => (0, Content::None),
+        };
+        if size != record.size || content != record.content {
+            self.repairs.push(put_record(ino, InodeRecord { size, content, ..record.clone() }));
+        }
+        Ok(())
+    }
+}

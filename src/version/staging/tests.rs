@@ -1,0 +1,9 @@
+//! Tests of staging without a mount: one rule each.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bench;
+mod content;
+mod durability;
+mod lifecycle;
+mod names;
+mod rules;

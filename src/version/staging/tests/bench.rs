@@ -1,0 +1,169 @@
+//! A store in a temporary directory with staging on it.
+
+use std::sync::Arc;
+
+use crossbeam::channel::Receiver;
+
+use crate::clock::{Clock, SystemClock};
+use crate::ids::VersionId;
+use crate::store::Store;
+use crate::store::record::{VersionRecord, VersionState};
+use crate::tree::{Nodes, Snapshot, Tree};
+use crate::version::error::FsResult;
+use crate::version::staging::{Attr, Caller, Handle, NodeRef, Staging, StagingEvent, StagingOptions};
+use crate::version::{import, seal};
+
+pub(super) const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+pub(super) const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 0 };
+pub(super) const TOP: NodeRef = NodeRef::ROOT;
+
+pub(super) struct Bench {
+    pub(super) staging: Arc<Staging>,
+    pub(super) events: Receiver<StagingEvent>,
+    pub(super) store: Arc<Store>,
+    pub(super) options: StagingOptions,
+    pub(super) dir: Arc<tempfile::TempDir>,
+}
+
+pub(super) fn options() -> StagingOptions {
+    StagingOptions { flusher: false, ..StagingOptions::default() }
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self::with(options())
+    }
+
+    pub(super) fn with(options: StagingOptions) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let path = dir.path().join("store");
+        let store = Arc::new(Store::init(&path, &SystemClock).unwrap());
+        let _t0 = import::empty(&store, &SystemClock).unwrap();
+        drop(store);
+        Self::open(dir, options)
+    }
+
+    fn open(dir: Arc<tempfile::TempDir>, options: StagingOptions) -> Self {
+        let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+        let (sender, events) = crossbeam::channel::unbounded();
+        let base = store.catalog().pointers().unwrap().base;
+        let snapshot = stored(&store, base);
+        let staging = Staging::new(snapshot, base, sender, Arc::new(SystemClock), options).unwrap();
+        for frozen in staging.take_recovered() {
+            seal::seal(&store, &frozen, None, SystemClock.now()).unwrap();
+        }
+        Self { staging, events, store, options, dir }
+    }
+
+    /// As a kill and a new start: what is only in memory is lost.
+    pub(super) fn crash(self) -> Self {
+        let Self { staging, store, options, dir, events } = self;
+        drop((staging, store, events));
+        Self::open(dir, options)
+    }
+
+    /// Seals what is open.
+    pub(super) fn seal(&self) -> (VersionRecord, Snapshot) {
+        let frozen = self.staging.freeze(true).unwrap().expect("a version is open");
+        seal::seal(&self.store, &frozen, None, SystemClock.now()).unwrap()
+    }
+
+    pub(super) fn lookup(&self, path: &str) -> FsResult<Attr> {
+        let mut attr = self.staging.attr(TOP, None)?;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            attr = self.staging.lookup(attr.node, name.as_bytes())?;
+        }
+        Ok(attr)
+    }
+
+    pub(super) fn node(&self, path: &str) -> NodeRef {
+        self.lookup(path).unwrap().node
+    }
+
+    fn split<'a>(&self, path: &'a str) -> (NodeRef, &'a [u8]) {
+        match path.rsplit_once('/') {
+            Some((dir, name)) => (self.node(dir), name.as_bytes()),
+            None => (TOP, path.as_bytes()),
+        }
+    }
+
+    pub(super) fn mkdir(&self, path: &str) -> Attr {
+        let (dir, name) = self.split(path);
+        self.staging.make_dir(&ROOT, dir, name, 0o755, 0).unwrap()
+    }
+
+    pub(super) fn create(&self, path: &str) -> Handle {
+        let (dir, name) = self.split(path);
+        self.staging.create(&ROOT, dir, name, 0o644, 0, libc::O_RDWR | libc::O_CREAT).unwrap().1.handle
+    }
+
+    pub(super) fn open_at(&self, path: &str, flags: i32) -> Handle {
+        self.staging.open(&ROOT, self.node(path), flags).unwrap().handle
+    }
+
+    pub(super) fn write(&self, handle: Handle, offset: u64, data: &[u8]) {
+        let mut done = 0;
+        while done < data.len() {
+            done += self.staging.write(&ROOT, handle, offset + done as u64, &data[done..], false).unwrap() as usize;
+        }
+    }
+
+    /// Makes or replaces a file.
+    pub(super) fn put(&self, path: &str, data: &[u8]) {
+        let handle = match self.lookup(path) {
+            Ok(_) => self.open_at(path, libc::O_RDWR | libc::O_TRUNC),
+            Err(_) => self.create(path),
+        };
+        self.write(handle, 0, data);
+        self.staging.release(handle);
+    }
+
+    pub(super) fn unlink(&self, path: &str) -> FsResult<()> {
+        let (dir, name) = self.split(path);
+        self.staging.unlink(&ROOT, dir, name)
+    }
+
+    pub(super) fn get(&self, path: &str) -> Vec<u8> {
+        let handle = self.open_at(path, libc::O_RDONLY);
+        let bytes = self.read_all(handle);
+        self.staging.release(handle);
+        bytes
+    }
+
+    pub(super) fn read_all(&self, handle: Handle) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        loop {
+            let more = self.staging.read(handle, bytes.len() as u64, 1 << 20).unwrap();
+            if more.is_empty() {
+                return bytes;
+            }
+            bytes.extend(more);
+        }
+    }
+}
+
+/// A sealed version.
+pub(super) fn stored(store: &Arc<Store>, version: VersionId) -> Snapshot {
+    let record = store.catalog().version(version).unwrap().unwrap();
+    assert_ne!(record.state, VersionState::Open);
+    Snapshot::new(Tree::stored(Nodes::new(Arc::clone(store)), record.root.unwrap()), Arc::clone(store))
+}
+
+/// The content of a path in a version.
+pub(super) fn read_in(snapshot: &Snapshot, path: &str) -> Option<Vec<u8>> {
+    let ino = snapshot.resolve(path.as_bytes()).unwrap()?;
+    let size = snapshot.inode(ino).unwrap()?.size;
+    Some(snapshot.read(ino, 0, usize::try_from(size).unwrap()).unwrap())
+}
+
+/// Bytes that differ from place to place.
+pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..len).map(|_| (next() >> 32) as u8).collect()
+}
