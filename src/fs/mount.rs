@@ -95,6 +95,9 @@ pub fn mount(
     options: MountOptions, store: Arc<Store>, staging: Arc<Staging>, source: Arc<dyn ViewSource>, clock: Arc<dyn Clock>,
 ) -> Result<Mounts, MountError> {
     let point = sys_mount::prepare(&options.mount_point)?;
+    if !options.allow_other && !sys_mount::privileged() {
+        return Err(MountError::NeedsAllowOther(point));
+    }
     let options = MountOptions { mount_point: point, ..options };
     let owner = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
     let shown = source.visible();

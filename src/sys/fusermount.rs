@@ -2,7 +2,7 @@
 //!
 //! fuser can call it too, but its teardown unmounts by path whatever is mounted there by then.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -53,8 +53,8 @@ pub fn mount(target: &Path, source: &Path, options: &[&str]) -> io::Result<File>
 /// The helper is missing or refuses: `ResourceBusy` when something is in use there.
 pub fn unmount(target: &Path, lazy: bool) -> io::Result<()> {
     let mut command = Command::new(HELPER);
-    command.args([OsStr::new("-u"), OsStr::new("-q")]).args(lazy.then_some("-z")).arg("--").arg(target);
-    // -q would also hide the reason; it is only there to keep old versions from printing twice.
+    // Not -q: it hides why.
+    command.arg("-u").args(lazy.then_some("-z")).arg("--").arg(target);
     let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output().map_err(missing)?;
     if output.status.success() { Ok(()) } else { Err(refusal(&output.stderr)) }
 }

@@ -40,6 +40,9 @@ pub enum MountError {
     /// Something else is on top of the mount.
     #[error("{0}: something else is mounted over it; unmount that first")]
     Covered(PathBuf),
+    /// fusermount3 mounts staging with root's rights, whom a mount for its owner alone keeps out of the views.
+    #[error("{0}: without root, mounting needs --allow-other, and \"user_allow_other\" in /etc/fuse.conf")]
+    NeedsAllowOther(PathBuf),
     /// The kernel or the helper refused.
     #[error("{path}: {doing} failed: {source}")]
     Refused {

@@ -168,7 +168,7 @@ impl Views {
                 let size = self.lineage().len(&file)?;
                 let at = self.lineage().modified(&file).unwrap_or(directory.mtime);
                 let times = NodeAttr { atime: at, mtime: at, ctime: at, ..directory };
-                Ok(NodeAttr { kind: FileKind::Regular, perm: 0o444, nlink: 1, size, blocks: size.div_ceil(512), ..times })
+                Ok(NodeAttr { kind: FileKind::Regular, perm: 0o644, nlink: 1, size, blocks: size.div_ceil(512), ..times })
             }
         }
     }
