@@ -410,3 +410,70 @@ fn configuration_in_force_is_the_daemons() {
     assert_eq!(stage.print(&["config", "show"], text()), "[staging]\nsettle = \"9s\"\n");
     assert_eq!(stage.print(&["config", "show", "--json"], text()), "{\"staging\":{\"settle\":\"9s\"}}\n");
 }
+
+/// The paths of a document's fields; those of an array's elements are taken together.
+fn fields(value: &serde_json::Value, at: &str, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                let path = format!("{at}.{key}");
+                fields(value, &path, found);
+                found.insert(path);
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| fields(item, &format!("{at}[]"), found)),
+        _ => {}
+    }
+}
+
+/// `docs/json.md` shows every field that is printed, and no other.
+#[test]
+fn the_documents_of_json_md_are_those_printed() {
+    let stage = Stage::new();
+    let text = include_str!("../docs/json.md");
+    let open = shadowfs::control::protocol::OpenDoc {
+        version: VersionId(8),
+        opened_at: String::new(),
+        writers: 1,
+        held_open: false,
+        message: None,
+    };
+    let running = shadowfs::control::protocol::RunningDoc { version: VersionId(7), check: String::new(), attempt: 1, running_ms: 1 };
+    let Reply::Status(mut status) = status(&stage) else { unreachable!("a status") };
+    (status.open, status.running) = (Some(open), vec![running]);
+    let change = ChangeDoc::new(b"a.csv", ChangeKind::Added, None, Some(4), true);
+    let diff = DiffDoc { from: String::new(), to: String::new(), mount: String::new(), changes: vec![change] };
+    let what = shadowfs::store::event::EventKind::Checked {
+        check: "rows".to_owned(),
+        attempt: 1,
+        outcome: Outcome::Failed { code: Some(1) },
+        took_ms: 1,
+    };
+    let zeros = shadowfs::ids::Digest::default();
+    let (seq, at, version) = (shadowfs::ids::EventSeq(0), Timestamp::default(), Some(VersionId(7)));
+    let event = shadowfs::store::event::Event { seq, at, version, what, previous: zeros, digest: zeros };
+    let printed = [
+        ("version", stage.print(&["commit", "--json"], reply(ghost(7)))),
+        ("show", stage.print(&["show", "t7", "--json"], Reply::Show(Box::new(show())))),
+        ("diff", stage.print(&["diff", "t1", "staging", "--json"], Reply::Diff(diff))),
+        ("status", stage.print(&["status", "--json"], Reply::Status(status))),
+        ("event", shadowfs::lineage::event::json_line(&event)),
+        ("config-check", {
+            fs::write(stage.sandbox.store().join("shadowfs.toml"), "x = 1\n").unwrap();
+            stage.sandbox.on(["config", "check", "--json"]).expect(2).stdout
+        }),
+    ];
+    let mut shown = Vec::new();
+    for block in text.split("```json ").skip(1) {
+        let (name, rest) = block.split_once('\n').unwrap();
+        let example: serde_json::Value = serde_json::from_str(rest.split("```").next().unwrap()).unwrap();
+        let (_, printed) = printed.iter().find(|(of, _)| *of == name).unwrap_or_else(|| panic!("nothing prints a {name}"));
+        let printed: serde_json::Value = serde_json::from_str(printed).unwrap();
+        let (mut in_example, mut in_printed) = Default::default();
+        fields(&example, name, &mut in_example);
+        fields(&printed, name, &mut in_printed);
+        assert_eq!(in_example, in_printed);
+        shown.push(name);
+    }
+    assert_eq!(shown.len(), printed.len(), "{shown:?}");
+}

@@ -1,5 +1,5 @@
 //! The forms that scripts and people rely on, written out.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::time::Duration;
 
@@ -104,6 +104,21 @@ fn an_outcome_is_flat_beside_its_check() {
     assert_eq!(line["signal"], 9);
     let line = json_line(&event(None, EventKind::Unmounted));
     assert!(!line.contains("version"), "{line}");
+}
+
+#[test]
+fn every_event_is_in_the_table_of_json_md() {
+    let table = include_str!("../../docs/json.md").split("## `lineage`").nth(1).unwrap();
+    for (what, _) in every_kind() {
+        let line: Value = serde_json::from_str(&json_line(&event(Some(1), what))).unwrap();
+        let name = line["event"].as_str().unwrap();
+        let row = table.lines().find(|row| row.starts_with("| `") && row.split('|').nth(1).unwrap().contains(&format!("`{name}`")));
+        let row = row.unwrap_or_else(|| panic!("no row for {name}"));
+        let own = ["seq", "at", "version", "event", "previous", "digest", "outcome", "code"];
+        for field in line.as_object().unwrap().keys().filter(|field| !own.contains(&field.as_str())) {
+            assert!(row.contains(&format!("`{field}`")), "{name} has {field}");
+        }
+    }
 }
 
 #[test]
