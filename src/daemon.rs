@@ -1,6 +1,44 @@
 //! The daemon: composition root, and the one dispatcher that owns the lifecycle.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `start`, `stop` | recovery at the mount, and the end in order |
+//! | `dispatcher`, `message`, `todo` | the thread that decides: what reaches it, what it has to do |
+//! | `seals`, `judge`, `rollback`, `publish` | the open version, checks and verdicts, the way back, promotion |
+//! | `requests`, `documents`, `waiters`, `hold` | what the command line asks for |
+//! | `errands` | what takes long, one after the other, on a thread of its own |
+//! | `shared`, `lineage_log`, `kernel` | what FUSE threads read, and what the kernel is told |
+//! | `logging`, `signals` | the process |
+
+mod dispatcher;
+mod documents;
+mod errands;
+mod hold;
+mod judge;
+mod kernel;
+mod lineage_log;
+mod logging;
+mod message;
+mod publish;
+mod requests;
+mod rollback;
+mod seals;
+mod shared;
+mod signals;
+mod start;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod todo;
+mod waiters;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::clock::SystemClock;
+use crate::control::protocol::{ErrorKind, Refusal};
+use crate::store::StoreError;
+use crate::sys::mount::MountError;
 
 /// What a daemon is started with.
 #[derive(Clone, Debug, Default)]
@@ -13,8 +51,6 @@ pub struct DaemonOptions {
     pub allow_other: bool,
     /// Keep a kernel mount of production here.
     pub production_dir: Option<PathBuf>,
-    /// Further mount options, as after `-o`.
-    pub extra: Vec<String>,
     /// Log to STORE/daemon.log (the daemon runs in the background), not to standard error.
     pub log_to_file: bool,
 }
@@ -25,17 +61,50 @@ pub enum DaemonError {
     /// The configuration was refused.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// The store or the mount point can't be used as they are.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// Something else, in one line.
     #[error("{0}")]
     Other(String),
+}
+
+impl From<StoreError> for DaemonError {
+    fn from(error: StoreError) -> Self {
+        let kind = match &error {
+            StoreError::NotAStore { .. } | StoreError::NewerFormat { .. } => ErrorKind::Usage,
+            StoreError::Exists { .. } | StoreError::InUse { .. } => ErrorKind::Conflict,
+            _ => ErrorKind::Failed,
+        };
+        Self::Refused(Refusal { kind, message: error.to_string() })
+    }
+}
+
+impl From<MountError> for DaemonError {
+    fn from(error: MountError) -> Self {
+        let kind = match &error {
+            MountError::Missing(_) | MountError::NotADirectory(_) | MountError::NeedsAllowOther(_) => ErrorKind::Usage,
+            MountError::NotEmpty(_) | MountError::Mounted { .. } | MountError::Covered(_) => ErrorKind::Conflict,
+            MountError::Busy(_) => ErrorKind::Temporary,
+            MountError::Refused { .. } => ErrorKind::Failed,
+        };
+        Self::Refused(Refusal { kind, message: error.to_string() })
+    }
 }
 
 /// Runs a daemon until it is unmounted. `ready` is called once: when the mount answers, or with why it never will.
 ///
 /// Must be called before any other thread is started: it blocks signals for the threads to come.
 pub fn run(options: DaemonOptions, ready: impl FnOnce(Result<(), &DaemonError>)) -> Result<(), DaemonError> {
-    let _ = options;
-    let error = DaemonError::Other("the daemon is not built yet".to_owned());
-    ready(Err(&error));
-    Err(error)
+    match start::start(&options, Arc::new(SystemClock)) {
+        Ok(started) => {
+            ready(Ok(()));
+            stop::run(started)
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            ready(Err(&error));
+            Err(error)
+        }
+    }
 }

@@ -137,6 +137,14 @@ impl Run {
         self.progress()
     }
 
+    /// The attempt of `check` that runs was stopped before it said anything: it is to be tried again under the same number.
+    pub fn requeue(&mut self, check: &str, now: Instant) {
+        for item in self.items.iter_mut().filter(|item| item.check.name == check && item.state == State::Running) {
+            item.attempt -= 1;
+            item.state = State::Due(now);
+        }
+    }
+
     /// An attempt of `check` ended.
     pub fn ended(&mut self, check: &str, outcome: &Outcome, now: Instant) -> Progress {
         let limits = self.limits;

@@ -138,3 +138,12 @@ fn waits_never_overflow() {
         assert!(run.next_due().unwrap() <= now + Duration::from_secs(3600));
     }
 }
+
+#[test]
+fn a_stopped_attempt_is_tried_again_under_its_number() {
+    let (mut run, now) = run(&["a"], 0, 0);
+    started(&mut run, now);
+    run.requeue("a", now);
+    assert_eq!(started(&mut run, now), [("a".to_owned(), 1)]);
+    assert_eq!(run.ended("a", &Outcome::Passed, now), Progress::Passed);
+}

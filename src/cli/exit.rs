@@ -133,6 +133,7 @@ impl From<&DaemonError> for Failure {
     fn from(error: &DaemonError) -> Self {
         match error {
             DaemonError::Config(error) => error.clone().into(),
+            DaemonError::Refused(refusal) => ClientError::Refused(refusal.clone()).into(),
             DaemonError::Other(line) => Self::failed(line.clone()),
         }
     }

@@ -22,17 +22,22 @@ const MOST_CONNECTIONS: usize = 64;
 /// How long a peer may take to send its request or to take its reply: it must not hold a connection for nothing.
 const PEER_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the end waits for replies that are being sent.
+const LAST_REPLIES: Duration = Duration::from_secs(2);
+
 /// Answers requests; called from a thread of the connection's own, so it may block.
 pub trait Handler: Send + Sync + 'static {
     /// The reply to `request`.
     fn handle(&self, request: Request) -> Reply;
 }
 
-/// The listening socket. Dropped, it is removed and nobody connects any more; replies under way are still sent.
+/// The listening socket. Dropped, it is removed and nobody connects any more; replies under way are sent first, within
+/// bounds.
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
     stop: Arc<AtomicBool>,
+    connections: Arc<AtomicUsize>,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -52,9 +57,10 @@ pub fn serve(store: &Path, handler: Arc<dyn Handler>) -> io::Result<Server> {
     let listener = UnixListener::bind(format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd()))?;
     fs::set_permissions(&path, Permissions::from_mode(0o600))?;
     let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let acceptor = std::thread::Builder::new().name("control".to_owned()).spawn(move || accept(&listener, &handler, &stopped))?;
-    Ok(Server { path, stop, acceptor: Some(acceptor) })
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (stopped, count) = (Arc::clone(&stop), Arc::clone(&connections));
+    let acceptor = std::thread::Builder::new().name("control".to_owned()).spawn(move || accept(&listener, &handler, &stopped, &count))?;
+    Ok(Server { path, stop, connections, acceptor: Some(acceptor) })
 }
 
 impl Drop for Server {
@@ -70,11 +76,17 @@ impl Drop for Server {
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
+        // The process may end with this: who was answered should get the answer.
+        for _ in 0..LAST_REPLIES.as_millis() / 5 {
+            if self.connections.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
-fn accept(listener: &UnixListener, handler: &Arc<dyn Handler>, stop: &AtomicBool) {
-    let connections = Arc::new(AtomicUsize::new(0));
+fn accept(listener: &UnixListener, handler: &Arc<dyn Handler>, stop: &AtomicBool, connections: &Arc<AtomicUsize>) {
     loop {
         let stream = match listener.accept() {
             _ if stop.load(Ordering::Acquire) => return,
@@ -91,7 +103,7 @@ fn accept(listener: &UnixListener, handler: &Arc<dyn Handler>, stop: &AtomicBool
             refuse(&stream, ErrorKind::Temporary, format!("{MOST_CONNECTIONS} commands are being served already; try again"));
             continue;
         }
-        let (handler, count) = (Arc::clone(handler), Arc::clone(&connections));
+        let (handler, count) = (Arc::clone(handler), Arc::clone(connections));
         let served = std::thread::Builder::new().name("control-peer".to_owned()).spawn(move || {
             serve_peer(&stream, handler.as_ref());
             count.fetch_sub(1, Ordering::AcqRel);

@@ -9,4 +9,5 @@ pub mod seal;
 pub mod staging;
 
 pub use error::{FsError, FsResult};
+pub use history::History;
 pub use staging::Staging;

@@ -1,0 +1,67 @@
+//! What reaches the dispatcher.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+
+use crate::control::protocol::{Refusal, Reply, Request, VersionName};
+use crate::ids::VersionId;
+use crate::store::record::VersionRecord;
+use crate::tree::PathChange;
+
+/// A message.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A request that the dispatcher answers, now or later.
+    Ask(Request, Sender<Reply>),
+    /// Which version a name means, with its record as it is now.
+    Find(VersionName, Sender<Result<VersionRecord, Refusal>>),
+    /// An errand is done, or tells how it goes.
+    Errand(Report),
+    /// The configuration file may have changed.
+    ConfigTouched,
+    /// A signal asks for the end, or somebody has taken the mount down.
+    Stop,
+}
+
+/// What the errand thread tells.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// A version is sealed (or aborted, if nothing had changed): the catalog has it.
+    Sealed(Box<VersionRecord>),
+    /// A version can't be sealed yet; it is tried again.
+    SealFails {
+        /// Which.
+        version: VersionId,
+        /// Why.
+        why: String,
+    },
+    /// What a version changed is known.
+    Planned {
+        /// Which.
+        version: VersionId,
+        /// Its changes, or why they can't be read.
+        changes: Result<Arc<Changes>, String>,
+    },
+    /// Production's kernel mount follows, or why it does not.
+    Bound(Result<(), String>),
+}
+
+/// What a version changed, with the file that tells checks of it.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// The changed paths, sorted.
+    pub(super) list: Arc<[PathChange]>,
+    /// `SHADOWFS_CHANGES`, if some check is a command. Removed with the last user of this.
+    pub(super) file: Option<PathBuf>,
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            // It lies in a directory of our own that goes with the daemon.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}

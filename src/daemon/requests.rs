@@ -1,0 +1,203 @@
+//! Requests: what the dispatcher answers, and what a connection's own thread can answer from shared state.
+
+use std::sync::Arc;
+
+use crossbeam::channel::{Sender, bounded};
+
+use super::dispatcher::Dispatcher;
+use super::documents;
+use super::message::Message;
+use super::shared::Shared;
+use super::todo::Todo;
+use crate::control::protocol::{ErrorKind, OpenDoc, Refusal, Reply, Request, SpaceDoc, StatusDoc, VersionDoc, VersionName};
+use crate::control::server::Handler;
+use crate::ids::VersionId;
+use crate::store::record::{VersionRecord, VersionState};
+use crate::version::Staging;
+
+/// A refusal.
+pub(super) fn refused(kind: ErrorKind, message: impl Into<String>) -> Reply {
+    Reply::Refused(Refusal { kind, message: message.into() })
+}
+
+/// A failure.
+pub(super) fn failed(message: impl Into<String>) -> Reply {
+    refused(ErrorKind::Failed, message)
+}
+
+impl Dispatcher {
+    pub(super) fn ask(&mut self, request: Request, reply: Sender<Reply>) {
+        self.work();
+        let answer = match request {
+            Request::Status => Reply::Status(Box::new(self.status())),
+            Request::Log { limit } => self.log(limit, |_| true),
+            Request::Ghosts => self.log(None, |record| record.state == VersionState::Ghost),
+            Request::ConfigShow => Reply::Text(self.config.to_toml()),
+            Request::Begin { message } => self.begin(message),
+            Request::Abort => self.abort(),
+            Request::Commit { message } => return self.commit(message, reply),
+            Request::Wait { version, promoted } => return self.wait(version, promoted, reply),
+            Request::Check { version, check } => return self.with_version(Some(version), reply, |this, version, reply| {
+                this.check_by_hand(version, check, reply);
+            }),
+            Request::Promote { version } => return self.by_hand(version, reply, Todo::Promote),
+            Request::Rollback { version } => return self.by_hand(version, reply, Todo::RollBack),
+            Request::Unmount => return self.stopping.get_or_insert_default().push(reply),
+            Request::Show { .. } | Request::Diff { .. } | Request::Lineage { .. } => failed("not a request for the dispatcher"),
+        };
+        let _ = reply.send(answer);
+    }
+
+    fn by_hand(&mut self, version: Option<VersionName>, reply: Sender<Reply>, todo: fn(Option<VersionId>, Sender<Reply>) -> Todo) {
+        let version = match version.map(|name| self.find(&name)).transpose() {
+            Ok(record) => record.map(|record| record.version),
+            Err(refusal) => return drop(reply.send(Reply::Refused(refusal))),
+        };
+        self.todo.push_back(todo(version, reply));
+    }
+
+    fn with_version(&mut self, name: Option<VersionName>, reply: Sender<Reply>, then: impl FnOnce(&mut Self, VersionId, Sender<Reply>)) {
+        match name.map(|name| self.find(&name)).transpose() {
+            Ok(Some(record)) => then(self, record.version, reply),
+            Ok(None) => drop(reply.send(Reply::Nothing)),
+            Err(refusal) => drop(reply.send(Reply::Refused(refusal))),
+        }
+    }
+
+    fn wait(&mut self, version: Option<VersionName>, promoted: bool, reply: Sender<Reply>) {
+        let version = match version.map(|name| self.find(&name)).transpose() {
+            Ok(Some(record)) => record.version,
+            Ok(None) => match self.newest() {
+                Some(version) => version,
+                None => return drop(reply.send(Reply::Nothing)),
+            },
+            Err(refusal) => return drop(reply.send(Reply::Refused(refusal))),
+        };
+        self.waiters.add(version, promoted, reply);
+    }
+
+    /// The newest open or sealed version.
+    fn newest(&self) -> Option<VersionId> {
+        let of_interest = |record: &&VersionRecord| !matches!(record.state, VersionState::Aborted | VersionState::Expired);
+        self.history.records().rev().find(of_interest).map(|record| record.version)
+    }
+
+    /// The record of the version that a name means.
+    pub(super) fn find(&self, name: &VersionName) -> Result<VersionRecord, Refusal> {
+        let unknown = |message: String| Refusal { kind: ErrorKind::Failed, message };
+        let version = match name {
+            VersionName::Number(version) => *version,
+            VersionName::Staging => match self.history.open() {
+                Some(record) => record.version,
+                None => self.history.base(),
+            },
+            VersionName::Production => self.history.production(),
+            VersionName::Latest => self.history.base(),
+            VersionName::Valid => self.history.valid(),
+            VersionName::Tag(tag) => {
+                let tags = &self.shared.visible().tags;
+                *tags.get(tag).ok_or_else(|| unknown(format!("there is no version or tag \"{tag}\"; `shadowfs log` lists the versions")))?
+            }
+        };
+        let newest = self.history.records().next_back().map_or(VersionId::FIRST, |record| record.version);
+        self.history.get(version).cloned().ok_or_else(|| unknown(format!("there is no version {version}; the newest is {newest}")))
+    }
+
+    fn log(&self, limit: Option<u64>, wanted: impl Fn(&&VersionRecord) -> bool) -> Reply {
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+        Reply::Log(self.history.records().rev().filter(wanted).take(limit).map(VersionDoc::from).collect())
+    }
+
+    /// Everything that `status` prints but for the space, which the asking thread adds.
+    fn status(&self) -> StatusDoc {
+        let activity = self.staging.activity();
+        let open = self.history.open().map(|record| OpenDoc {
+            version: record.version,
+            opened_at: record.opened_at.to_string(),
+            writers: activity.writers,
+            held_open: self.hold.is_some(),
+            message: record.message.clone().or_else(|| self.hold.as_ref().and_then(|hold| hold.message.clone())),
+        });
+        let visible = self.shared.visible();
+        StatusDoc {
+            store: self.store.path().display().to_string(),
+            mount: self.shared.mount.display().to_string(),
+            pid: std::process::id(),
+            mode: self.kernel.mode().to_owned(),
+            production: self.history.production(),
+            valid: self.history.valid(),
+            latest: self.history.base(),
+            open,
+            checking: self.history.unjudged().map(VersionDoc::from).collect(),
+            running: self.running_docs(),
+            flagged: self.history.flagged(),
+            held_back: self.scheduler.reason().map(str::to_owned),
+            ghosts: visible.ghosts.len() as u64,
+            versions: visible.versions.len() as u64,
+            space: SpaceDoc::default(),
+            warnings: self.warnings.values().cloned().chain(self.unstarted()).collect(),
+            requests: self.kernel.counters(),
+        }
+    }
+
+    fn unstarted(&self) -> impl Iterator<Item = String> {
+        self.runs.iter().flat_map(|(version, run)| {
+            run.waiting().map(move |(check, why)| format!("{version} waits: check {check} can't be started: {why}"))
+        })
+    }
+}
+
+/// Answers connections: asks the dispatcher, and does on the connection's own thread what may take long.
+#[derive(Debug)]
+pub(super) struct Connections {
+    pub(super) shared: Arc<Shared>,
+    pub(super) staging: Arc<Staging>,
+    pub(super) messages: Sender<Message>,
+}
+
+impl Connections {
+    fn dispatch(&self, request: Request) -> Reply {
+        let (reply, answer) = bounded(1);
+        let ended = || refused(ErrorKind::Temporary, "the daemon is ending; try again once it is mounted");
+        if self.messages.send(Message::Ask(request, reply)).is_err() {
+            return ended();
+        }
+        answer.recv().unwrap_or_else(|_| ended())
+    }
+
+    fn find(&self, name: VersionName) -> Result<VersionRecord, Reply> {
+        let (reply, answer) = bounded(1);
+        let ended = || refused(ErrorKind::Temporary, "the daemon is ending; try again once it is mounted");
+        self.messages.send(Message::Find(name, reply)).map_err(|_| ended())?;
+        answer.recv().map_err(|_| ended())?.map_err(Reply::Refused)
+    }
+}
+
+impl Handler for Connections {
+    fn handle(&self, request: Request) -> Reply {
+        let done = match request {
+            Request::Status => match self.dispatch(Request::Status) {
+                Reply::Status(mut status) => {
+                    if let Ok(space) = self.shared.store.space() {
+                        status.space = SpaceDoc { used: space.used, free: space.free, total: space.total };
+                    }
+                    Ok(Reply::Status(status))
+                }
+                other => Ok(other),
+            },
+            Request::Show { version } => {
+                self.find(version).and_then(|record| documents::show(&self.shared, &self.staging, &record))
+            }
+            Request::Diff { from, to, below } => {
+                let side = |name: VersionName| self.find(name.clone()).and_then(|record| documents::side(&self.shared, &self.staging, &name, &record));
+                side(from).and_then(|from| side(to).and_then(|to| documents::diff(&self.shared, from, to, below.as_deref())))
+            }
+            Request::Lineage { version } => {
+                let version = version.map(|name| self.find(name)).transpose();
+                version.and_then(|record| documents::lineage(&self.shared, record.map(|record| record.version)))
+            }
+            other => Ok(self.dispatch(other)),
+        };
+        done.unwrap_or_else(|refusal| refusal)
+    }
+}

@@ -1,0 +1,216 @@
+//! The open version: opened, held, discarded, settled, sealed.
+
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::Sender;
+
+use super::dispatcher::{Dispatcher, StepError};
+use super::errands::Errand;
+use super::hold::Hold;
+use super::requests::{failed, refused};
+use super::todo::Todo;
+use crate::clock::Timestamp;
+use crate::control::protocol::{ErrorKind, Reply, VersionDoc};
+use crate::ids::VersionId;
+use crate::store::record::{Reason, VersionRecord, VersionState, Writer};
+use crate::version::FsError;
+use crate::version::seal::Frozen;
+
+/// How long a `commit` waits for files whose close is still on its way from the kernel; what is open after that is copied.
+const RELEASES: Duration = Duration::from_millis(500);
+/// The wait before a freeze that could not be is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
+/// Versions without a verdict at which settled changes go on gathering in the open one: the queue of checks is bounded.
+const MOST_UNJUDGED: usize = 64;
+
+/// A `commit` that waits for its turn.
+#[derive(Debug)]
+pub(super) struct Commit {
+    message: Option<String>,
+    reply: Sender<Reply>,
+    deadline: Instant,
+}
+
+/// The version that the errand thread seals.
+#[derive(Debug)]
+pub(super) struct Sealing {
+    pub(super) version: VersionId,
+    /// Who asked for it.
+    replies: Vec<Sender<Reply>>,
+    /// Set if it is to be rejected as soon as it is sealed: its ground is gone and its changes overlap.
+    conflict: Option<Reason>,
+}
+
+impl Dispatcher {
+    pub(super) fn opened(&mut self, version: VersionId, at: Timestamp, writer: Option<Writer>) -> Result<(), StepError> {
+        let known = self.history.get(version).is_some() || self.sealing.as_ref().is_some_and(|sealing| sealing.version == version);
+        if known {
+            return Ok(());
+        }
+        // Not the parent of the event: staging may have been moved since.
+        let mut decision = self.history.opened(version, self.staging_base, at, writer)?;
+        if let (Some(hold), Some(record)) = (&self.hold, decision.records.first_mut()) {
+            record.message.clone_from(&hold.message);
+        }
+        Ok(self.write(decision)?)
+    }
+
+    /// Seals what has settled, or what a `commit` asks for.
+    pub(super) fn settle(&mut self) {
+        self.settle_at = None;
+        if self.sealing.is_some() || !self.todo.is_empty() || self.stopping.is_some() {
+            return;
+        }
+        let activity = self.staging.activity();
+        let now = self.clock.instant();
+        if let Some(commit) = self.commits.front() {
+            if !activity.dirty {
+                self.nothing_to_commit();
+            } else if activity.writers == 0 || now >= commit.deadline {
+                self.freeze(true);
+            } else {
+                self.settle_at = Some(commit.deadline.min(now + AGAIN));
+            }
+            return;
+        }
+        if !activity.dirty || self.hold.is_some() || activity.writers > 0 || self.history.unjudged().count() >= MOST_UNJUDGED {
+            return;
+        }
+        let rules = &self.config.staging;
+        let aged = activity.opened_at.is_some_and(|at| self.clock.now().since(at) >= rules.max_open);
+        let due = activity.last_change + rules.settle;
+        if aged || now >= due {
+            self.freeze(false);
+        } else {
+            self.settle_at = Some(due);
+        }
+    }
+
+    fn freeze(&mut self, force: bool) {
+        match self.staging.freeze(force) {
+            Ok(Some(frozen)) => {
+                let commit = self.commits.pop_front();
+                let held = self.hold.take();
+                if held.is_some() {
+                    self.release_hold();
+                }
+                let (message, replies) = match commit {
+                    Some(commit) => (commit.message, vec![commit.reply]),
+                    None => (None, Vec::new()),
+                };
+                let message = message.or(held.and_then(|hold| hold.message));
+                self.warnings.remove("freeze");
+                self.seal(frozen, message, replies, None);
+            }
+            Ok(None) => self.nothing_to_commit(),
+            Err(FsError::Busy) => self.settle_at = Some(self.clock.instant() + AGAIN),
+            Err(error) => {
+                let line = format!("the open version can't be sealed: {error}");
+                if let Some(commit) = self.commits.pop_front() {
+                    let _ = commit.reply.send(failed(&line));
+                }
+                self.warn("freeze".to_owned(), line);
+                self.settle_at = Some(self.clock.instant() + Duration::from_secs(1));
+            }
+        }
+    }
+
+    fn seal(&mut self, frozen: Frozen, message: Option<String>, replies: Vec<Sender<Reply>>, conflict: Option<Reason>) {
+        self.drain_staging();
+        self.staging_base = if frozen.is_unchanged() { frozen.parent() } else { frozen.version() };
+        self.sealing = Some(Sealing { version: frozen.version(), replies, conflict });
+        self.errands.send(Errand::Seal { frozen: Box::new(frozen), message });
+    }
+
+    /// The open version could not follow staging's way back: it is sealed as what it is, and becomes a ghost.
+    pub(super) fn seal_conflict(&mut self, frozen: Frozen, with: VersionId, paths: &[Vec<u8>]) {
+        let paths = paths.iter().take(100).map(|path| String::from_utf8_lossy(path).into_owned()).collect();
+        let base = self.staging_base;
+        let message = self.hold.take().and_then(|hold| hold.message);
+        self.release_hold();
+        self.seal(frozen, message, Vec::new(), Some(Reason::Conflict { with, paths }));
+        // Staging itself stands on the new base already.
+        self.staging_base = base;
+    }
+
+    /// A version is sealed: the catalog has it.
+    pub(super) fn sealed(&mut self, record: VersionRecord) {
+        let version = record.version;
+        self.warnings.remove(&format!("seal {version}"));
+        let sealing = self.sealing.take_if(|sealing| sealing.version == version);
+        let (replies, conflict) = sealing.map_or_else(Default::default, |sealing| (sealing.replies, sealing.conflict));
+        self.drain_staging();
+        let doc = VersionDoc::from(&record);
+        let state = record.state;
+        self.history.sealed(record);
+        self.waiters.stir();
+        self.shared.publish(&self.history);
+        tracing::info!("{version} sealed");
+        match (state, conflict) {
+            (VersionState::Aborted, _) => {}
+            (_, Some(reason)) => self.todo.push_front(Todo::Reject(version, reason)),
+            (_, None) => self.begin_checks(version),
+        }
+        for reply in replies {
+            let answer = if state == VersionState::Aborted { Reply::Nothing } else { Reply::Version(Box::new(doc.clone())) };
+            let _ = reply.send(answer);
+        }
+    }
+
+    pub(super) fn commit(&mut self, message: Option<String>, reply: Sender<Reply>) {
+        let deadline = self.clock.instant() + RELEASES;
+        self.commits.push_back(Commit { message, reply, deadline });
+    }
+
+    fn nothing_to_commit(&mut self) {
+        if self.commits.is_empty() {
+            return;
+        }
+        if self.hold.take().is_some() {
+            self.release_hold();
+        }
+        for commit in self.commits.drain(..) {
+            let _ = commit.reply.send(Reply::Nothing);
+        }
+    }
+
+    pub(super) fn begin(&mut self, message: Option<String>) -> Reply {
+        if self.hold.is_some() {
+            return refused(ErrorKind::Conflict, "a version is held open already; commit or abort it first");
+        }
+        let hold = Hold { message };
+        if let Err(error) = hold.save(self.store.path()) {
+            return failed(format!("the hold can't be written: {error}"));
+        }
+        self.hold = Some(hold);
+        match self.history.open() {
+            Some(record) => Reply::Version(Box::new(VersionDoc::from(record))),
+            None => Reply::Nothing,
+        }
+    }
+
+    fn release_hold(&mut self) {
+        if let Err(error) = Hold::release(self.store.path()) {
+            self.warn("hold".to_owned(), format!("the hold of `begin` can't be removed: {error}; remove the file \"hold\" of the store"));
+        }
+    }
+
+    pub(super) fn abort(&mut self) -> Reply {
+        if self.hold.take().is_some() {
+            self.release_hold();
+        }
+        let (version, invalid) = match self.staging.discard() {
+            Ok(discarded) => discarded,
+            Err(error) => return failed(format!("the open version can't be discarded: {error}")),
+        };
+        self.drain_staging();
+        self.kernel.invalidate_staging(&invalid);
+        let Some(version) = version else { return Reply::Nothing };
+        self.todo.push_back(Todo::Discarded(version));
+        self.work();
+        match self.history.get(version) {
+            Some(record) if record.state == VersionState::Aborted => Reply::Version(Box::new(VersionDoc::from(record))),
+            _ => failed(format!("{version} is discarded, but its end could not be recorded yet; see `shadowfs status`")),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What FUSE threads and connections read without asking the dispatcher.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::lineage_log::LineageLog;
+use crate::clock::Clock;
+use crate::fs::views::{LineageSource, ViewSource, Visible, VisibleVersion};
+use crate::ids::VersionId;
+use crate::store::Store;
+use crate::store::record::{RootRef, VersionRecord, VersionState};
+use crate::tree::{Nodes, Snapshot, Tree};
+use crate::version::History;
+use crate::version::lifecycle::is_browsable;
+
+/// Shared state. The locks are leaves: nothing is called while one is held.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) store: Arc<Store>,
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// The mount point.
+    pub(super) mount: PathBuf,
+    pub(super) log: LineageLog,
+    visible: RwLock<Arc<Visible>>,
+    /// Attempts that run now, by version: their output can be read already.
+    running: RwLock<BTreeMap<VersionId, Vec<(String, u32)>>>,
+}
+
+impl Shared {
+    pub(super) fn new(store: Arc<Store>, nodes: Arc<Nodes>, clock: Arc<dyn Clock>, mount: PathBuf, history: &History) -> Self {
+        let log = LineageLog::new(Arc::clone(&store));
+        let visible = RwLock::new(Arc::new(visible(&store, &nodes, history, BTreeMap::new())));
+        Self { store, nodes, clock, mount, log, visible, running: RwLock::default() }
+    }
+
+    /// The content that a root names.
+    pub(super) fn snapshot_of(&self, root: RootRef) -> Snapshot {
+        snapshot(&self.store, &self.nodes, root)
+    }
+
+    /// The content of a version, if it is still there.
+    pub(super) fn snapshot(&self, record: &VersionRecord) -> Option<Snapshot> {
+        record.root.map(|root| self.snapshot_of(root))
+    }
+
+    pub(super) fn visible(&self) -> Arc<Visible> {
+        Arc::clone(&self.visible.read())
+    }
+
+    /// Shows what the history holds now.
+    pub(super) fn publish(&self, history: &History) {
+        let tags = self.visible().tags.clone();
+        let next = Arc::new(visible(&self.store, &self.nodes, history, tags));
+        *self.visible.write() = next;
+    }
+
+    pub(super) fn set_tags(&self, history: &History, tags: BTreeMap<String, VersionId>) {
+        let next = Arc::new(visible(&self.store, &self.nodes, history, tags));
+        *self.visible.write() = next;
+    }
+
+    pub(super) fn attempt_started(&self, version: VersionId, check: &str, attempt: u32) {
+        self.running.write().entry(version).or_default().push((check.to_owned(), attempt));
+    }
+
+    pub(super) fn attempt_ended(&self, version: VersionId, check: &str) {
+        let mut running = self.running.write();
+        if let Some(attempts) = running.get_mut(&version) {
+            attempts.retain(|(running, _)| running != check);
+            if attempts.is_empty() {
+                running.remove(&version);
+            }
+        }
+    }
+
+    pub(super) fn running(&self, version: VersionId) -> Vec<(String, u32)> {
+        self.running.read().get(&version).cloned().unwrap_or_default()
+    }
+}
+
+impl ViewSource for Shared {
+    fn visible(&self) -> Arc<Visible> {
+        Self::visible(self)
+    }
+
+    fn lineage(&self) -> &dyn LineageSource {
+        self
+    }
+}
+
+fn snapshot(store: &Arc<Store>, nodes: &Arc<Nodes>, root: RootRef) -> Snapshot {
+    Snapshot::new(Tree::stored(Arc::clone(nodes), root), Arc::clone(store))
+}
+
+fn visible(store: &Arc<Store>, nodes: &Arc<Nodes>, history: &History, tags: BTreeMap<String, VersionId>) -> Visible {
+    let mut visible = Visible {
+        versions: BTreeMap::new(),
+        ghosts: BTreeMap::new(),
+        production: history.production(),
+        latest: history.base(),
+        valid: history.valid(),
+        tags,
+    };
+    for record in history.records() {
+        let Some(root) = record.root else { continue };
+        let shown = || VisibleVersion { record: record.clone(), snapshot: snapshot(store, nodes, root) };
+        if is_browsable(record.state) {
+            visible.versions.insert(record.version, shown());
+        } else if record.state == VersionState::Ghost {
+            visible.ghosts.insert(record.version, shown());
+        }
+    }
+    visible
+}

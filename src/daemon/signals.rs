@@ -1,0 +1,31 @@
+//! Signals as messages.
+
+use std::io;
+
+use crossbeam::channel::Sender;
+use nix::sys::signal::{SigSet, Signal};
+
+use super::message::Message;
+
+fn ours() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
+}
+
+/// Blocks them for this thread and those that it starts. Children start with an empty mask: the standard library sees to it.
+pub(super) fn block() -> io::Result<()> {
+    Ok(ours().thread_block()?)
+}
+
+/// Starts the thread that waits for them. It ends with the process.
+pub(super) fn listen(messages: Sender<Message>) -> io::Result<()> {
+    let wait = move || {
+        while let Ok(signal) = ours().wait() {
+            tracing::info!("{signal}");
+            let message = if signal == Signal::SIGHUP { Message::ConfigTouched } else { Message::Stop };
+            if messages.send(message).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
+}
