@@ -10,7 +10,6 @@ use std::thread::{self, JoinHandle};
 use crossbeam::channel::Sender;
 use fuser::{BackingId, Config, Filesystem, INodeNo, InitFlags, KernelConfig, Request, SessionACL};
 
-use super::nodes::RawNode;
 use super::notify::Notice;
 use crate::sys::device;
 

@@ -29,6 +29,7 @@ use super::counters::{Counters, Op};
 use super::nodes::RawNode;
 use super::slow_lane::SlowLane;
 use super::views::xattr::OWN;
+use crate::ids::VersionId;
 use crate::store::Store;
 use crate::store::record::VersionState;
 use crate::tree::key::FileKind;
@@ -84,18 +85,12 @@ impl StagingSession {
     }
 
     /// Which version staging shows, and its state: the open one, or what it stands on.
-    fn version(&self) -> FsResult<(crate::ids::VersionId, VersionState)> {
-        if let Some(version) = self.open_version() {
+    fn version(&self) -> FsResult<(VersionId, VersionState)> {
+        if let Some(version) = self.staging.activity().version {
             return Ok((version, VersionState::Open));
         }
-        let catalog = self.store.catalog();
-        let base = catalog.pointers()?.base;
-        Ok((base, catalog.version(base)?.map_or(VersionState::Expired, |record| record.state)))
-    }
-
-    fn open_version(&self) -> Option<crate::ids::VersionId> {
-        let activity: Option<crate::version::staging::Activity> = self.staging.activity().into();
-        activity.and_then(|activity| activity.version)
+        let base = self.staging.base();
+        Ok((base, self.store.catalog().version(base)?.map_or(VersionState::Expired, |record| record.state)))
     }
 
     fn own_xattr(&self, name: &[u8]) -> FsResult<Vec<u8>> {

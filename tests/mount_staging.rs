@@ -1,0 +1,286 @@
+//! The read-write side of a mount, through the kernel, with passthrough and without.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod mount;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use mount::{Dataset, Mounted, can_mount};
+use nix::fcntl::{FallocateFlags, OFlag, RenameFlags};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags};
+use nix::sys::time::{TimeSpec, TimeValLike};
+use nix::unistd::{LinkatFlags, Whence};
+use shadowfs::ids::Ino;
+use shadowfs::version::staging::StagingEvent;
+
+/// One version: `small`, a `large` file of its own object, `dir/deep`. Staging stands on it.
+fn one_version(passthrough: bool) -> Mounted {
+    let (dir, store) = mount::store();
+    let mut dataset = Dataset::new(&store);
+    dataset.file(Ino::ROOT, "small", b"small\n");
+    dataset.file(Ino::ROOT, "large", &vec![7; 3 << 20]);
+    let sub = dataset.dir(Ino::ROOT, "dir");
+    dataset.file(sub, "deep", b"deep\n");
+    let t0 = dataset.seal();
+    Mounted::with_passthrough((dir, store), &[t0], 0, passthrough)
+}
+
+/// Runs `test` with passthrough and without, where both can be had.
+fn each(test: impl Fn(&Mounted)) {
+    if !can_mount() {
+        return;
+    }
+    let m = one_version(false);
+    test(&m);
+    drop(m);
+    let (_dir, store) = mount::store();
+    if shadowfs::fs::passthrough_works(&store) {
+        test(&one_version(true));
+    }
+}
+
+#[test]
+fn files_are_made_written_and_read_back() {
+    each(|m| {
+        for size in [0, 1, 4095, 4096, 70_000, 200_000, 5 << 20] {
+            let path = m.at(&format!("staging/f{size}"));
+            let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().len(), size);
+            assert_eq!(fs::read(&path).unwrap(), bytes, "{size}");
+            // Again, over itself and shorter.
+            fs::write(&path, b"short").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"short");
+        }
+        assert_eq!(m.read("staging/small"), "small\n");
+        OpenOptions::new().append(true).open(m.at("staging/small")).unwrap().write_all(b"more\n").unwrap();
+        assert_eq!(m.read("staging/small"), "small\nmore\n");
+        assert_eq!(m.read("production/small"), "small\n");
+        assert!(m.events.try_iter().any(|event| matches!(event, StagingEvent::Opened { .. })));
+    });
+}
+
+#[test]
+fn part_of_a_large_sealed_file_is_overwritten() {
+    each(|m| {
+        let path = m.at("staging/large");
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        file.write_all_at(&[9; 10_000], 1 << 20).unwrap();
+        let mut expected = vec![7; 3 << 20];
+        expected[1 << 20..(1 << 20) + 10_000].fill(9);
+        let mut seen = Vec::new();
+        (&file).read_to_end(&mut seen).unwrap();
+        assert!(seen == expected);
+        drop(file);
+        assert!(fs::read(&path).unwrap() == expected);
+        assert!(fs::read(m.at("production/large")).unwrap() == vec![7; 3 << 20]);
+        File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), vec![7; 100]);
+        File::options().write(true).open(&path).unwrap().set_len(300).unwrap();
+        assert_eq!(fs::read(&path).unwrap()[100..], [0; 200]);
+    });
+}
+
+#[test]
+fn names_behave_as_on_ext4() {
+    each(|m| {
+        let at = |path: &str| m.at("staging").join(path);
+        fs::create_dir_all(at("a/b")).unwrap();
+        fs::write(at("a/b/c"), "c").unwrap();
+        assert_eq!(fs::create_dir(at("a")).unwrap_err().raw_os_error(), Some(libc::EEXIST));
+        assert_eq!(fs::remove_dir(at("a")).unwrap_err().raw_os_error(), Some(libc::ENOTEMPTY));
+        fs::rename(at("a/b/c"), at("c")).unwrap();
+        assert_eq!(fs::read_to_string(at("c")).unwrap(), "c");
+        assert!(!at("a/b/c").exists());
+        fs::hard_link(at("c"), at("d")).unwrap();
+        assert_eq!(fs::metadata(at("c")).unwrap().nlink(), 2);
+        assert_eq!(fs::metadata(at("c")).unwrap().ino(), fs::metadata(at("d")).unwrap().ino());
+        fs::remove_file(at("c")).unwrap();
+        assert_eq!(fs::metadata(at("d")).unwrap().nlink(), 1);
+        std::os::unix::fs::symlink("d", at("link")).unwrap();
+        assert_eq!(fs::read_to_string(at("link")).unwrap(), "c");
+        assert_eq!(fs::read_link(at("link")).unwrap(), Path::new("d"));
+        nix::sys::stat::mknod(&at("fifo"), SFlag::S_IFIFO, Mode::from_bits_truncate(0o600), 0).unwrap();
+        assert!(fs::metadata(at("fifo")).unwrap().file_type().is_fifo());
+        let exchange = |a: &str, b: &str, flags| nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &at(a), nix::fcntl::AT_FDCWD, &at(b), flags);
+        exchange("d", "small", RenameFlags::RENAME_EXCHANGE).unwrap();
+        assert_eq!(fs::read_to_string(at("small")).unwrap(), "c");
+        assert_eq!(exchange("d", "small", RenameFlags::RENAME_NOREPLACE), Err(nix::Error::EEXIST));
+        fs::rename(at("a"), at("dir2")).unwrap();
+        assert!(at("dir2/b").is_dir() && !at("a").exists());
+        let name = "n".repeat(255);
+        fs::write(at(&name), "").unwrap();
+        assert_eq!(fs::write(at(&"n".repeat(256)), "").unwrap_err().raw_os_error(), Some(libc::ENAMETOOLONG));
+        fs::remove_dir_all(at("dir2")).unwrap();
+        assert_eq!(fs::remove_file(at("nothing")).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(fs::rename(at("d"), m.at("versions/d")).unwrap_err().raw_os_error(), Some(libc::EXDEV));
+    });
+}
+
+#[test]
+fn attributes_are_kept_to_the_nanosecond() {
+    each(|m| {
+        let path = m.at("staging/small");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
+        for nanos in [1_234_567_890_123_456_789_i64, -1_500_000_000, -750_000_000, 0, 4_294_967_296_000_000_001] {
+            let at = TimeSpec::nanoseconds(nanos);
+            nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, &path, &at, &at, UtimensatFlags::FollowSymlink).unwrap();
+            let seen = fs::metadata(&path).unwrap();
+            assert_eq!((seen.mtime(), seen.mtime_nsec()), (at.tv_sec(), at.tv_nsec()), "{nanos}");
+        }
+        let before = fs::metadata(m.at("staging")).unwrap();
+        fs::create_dir(m.at("staging/sub")).unwrap();
+        let after = fs::metadata(m.at("staging")).unwrap();
+        assert_eq!(after.nlink(), before.nlink() + 1);
+        assert!((after.mtime(), after.mtime_nsec()) > (before.mtime(), before.mtime_nsec()));
+    });
+}
+
+#[test]
+fn an_unlinked_open_file_stays_usable() {
+    each(|m| {
+        for name in ["staging/new", "staging/large", "staging/small"] {
+            let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(m.at(name)).unwrap();
+            fs::remove_file(m.at(name)).unwrap();
+            file.write_all(b"still here").unwrap();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            let mut bytes = [0; 10];
+            file.read_exact(&mut bytes).unwrap();
+            assert_eq!(&bytes, b"still here", "{name}");
+            assert_eq!(file.metadata().unwrap().nlink(), 0);
+            assert!(!m.at(name).exists());
+        }
+    });
+}
+
+#[test]
+fn ranges_are_punched_copied_and_sought() {
+    each(|m| {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(m.at("staging/holes")).unwrap();
+        file.write_all_at(&[1; 1 << 20], 0).unwrap();
+        nix::fcntl::fallocate(
+            file.as_fd(),
+            FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE,
+            4096,
+            8192,
+        )
+        .unwrap();
+        let mut bytes = vec![0; 16384];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes[..4096].iter().all(|b| *b == 1) && bytes[4096..12288].iter().all(|b| *b == 0) && bytes[12288..].iter().all(|b| *b == 1));
+        let to = File::create(m.at("staging/copy")).unwrap();
+        let (mut from_at, mut to_at) = (0, 0);
+        while nix::fcntl::copy_file_range(&file, Some(&mut from_at), &to, Some(&mut to_at), 1 << 20).unwrap() > 0 {}
+        drop(to);
+        assert!(fs::read(m.at("staging/copy")).unwrap() == fs::read(m.at("staging/holes")).unwrap());
+        file.set_len(0).unwrap();
+        file.write_all_at(b"end", 1 << 20).unwrap();
+        let hole = nix::unistd::lseek(&file, 0, Whence::SeekHole).unwrap();
+        assert_eq!(hole, 0);
+        assert!(nix::unistd::lseek(&file, 0, Whence::SeekData).unwrap() > 0);
+        assert_eq!(nix::unistd::lseek(&file, 2 << 20, Whence::SeekData), Err(nix::Error::ENXIO));
+    });
+}
+
+#[test]
+fn special_opens() {
+    each(|m| {
+        let at = |name: &str| m.at("staging").join(name);
+        let exclusive = |name: &str| OpenOptions::new().write(true).create_new(true).open(at(name));
+        exclusive("x").unwrap();
+        assert_eq!(exclusive("x").unwrap_err().raw_os_error(), Some(libc::EEXIST));
+        fs::write(at("x"), "12345").unwrap();
+        // One opens for reading, another truncates and writes.
+        let mut reader = File::open(at("x")).unwrap();
+        fs::write(at("x"), "abc").unwrap();
+        let mut seen = String::new();
+        reader.read_to_string(&mut seen).unwrap();
+        assert_eq!(seen, "abc");
+        let mut both = OpenOptions::new().append(true).read(true).open(at("x")).unwrap();
+        both.write_all(b"def").unwrap();
+        both.seek(SeekFrom::Start(0)).unwrap();
+        seen.clear();
+        both.read_to_string(&mut seen).unwrap();
+        assert_eq!(seen, "abcdef");
+        let direct = OpenOptions::new().read(true).write(true).custom_flags(libc::O_SYNC).open(at("x")).unwrap();
+        direct.write_all_at(b"ABC", 0).unwrap();
+        direct.sync_all().unwrap();
+        assert_eq!(fs::read_to_string(at("x")).unwrap(), "ABCdef");
+        File::open(m.at("staging")).unwrap().sync_all().unwrap();
+    });
+}
+
+#[test]
+fn a_directory_is_listed_whole_while_it_changes() {
+    each(|m| {
+        fs::create_dir(m.at("staging/many")).unwrap();
+        for n in 0..1000 {
+            fs::write(m.at(&format!("staging/many/{n:04}")), "").unwrap();
+        }
+        assert_eq!(m.names("staging/many").len(), 1000);
+        for (n, entry) in fs::read_dir(m.at("staging/many")).unwrap().enumerate() {
+            let path = entry.unwrap().path();
+            if n % 2 == 0 {
+                fs::remove_file(path).unwrap();
+            }
+        }
+        assert_eq!(m.names("staging/many").len(), 500);
+        for entry in fs::read_dir(m.at("staging/many")).unwrap() {
+            assert_eq!(entry.unwrap().metadata().unwrap().len(), 0);
+        }
+    });
+}
+
+#[test]
+fn rolled_back_changes_are_gone_from_the_kernel_too() {
+    each(|m| {
+        let at = |name: &str| m.at("staging").join(name);
+        fs::write(at("small"), "changed").unwrap();
+        fs::write(at("new"), "new").unwrap();
+        fs::remove_file(at("dir/deep")).unwrap();
+        fs::create_dir(at("newdir")).unwrap();
+        assert!(!at("dir/deep").exists());
+        let writer = OpenOptions::new().write(true).open(at("small")).unwrap();
+        let mapped = File::open(at("new")).unwrap();
+        let (version, invalidations) = m.staging.discard().unwrap();
+        assert!(version.is_some());
+        m.mounts.notifier().invalidate_staging(&invalidations);
+        assert_eq!(m.read("staging/small"), "small\n");
+        assert_eq!(m.read("staging/dir/deep"), "deep\n");
+        assert!(!at("new").exists() && !at("newdir").exists());
+        assert_eq!(m.names("staging"), ["dir", "large", "small"]);
+        assert_eq!(writer.write_at(b"x", 0).unwrap_err().raw_os_error(), Some(libc::ESTALE));
+        drop((writer, mapped));
+    });
+}
+
+#[test]
+fn own_attributes_tell_where_staging_stands() {
+    each(|m| {
+        let get = |path: &str, name: &str| mount::getxattr(&m.at(path), name);
+        assert_eq!(get("staging", "user.shadowfs.version").as_deref(), Ok("t0"));
+        assert_eq!(get("staging/small", "user.shadowfs.state").as_deref(), Ok("valid"));
+        assert_eq!(get("staging", "user.shadowfs.store").unwrap(), m.store.path().to_str().unwrap());
+        fs::write(m.at("staging/new"), "").unwrap();
+        assert_eq!(get("staging/new", "user.shadowfs.state").as_deref(), Ok("open"));
+        assert_eq!(mount::listxattr(&m.at("staging/new")), "");
+        assert_eq!(mount::setxattr(&m.at("staging/new"), "user.colour", "red"), Ok(()));
+        assert_eq!(get("staging/new", "user.colour").as_deref(), Ok("red"));
+        assert_eq!(mount::setxattr(&m.at("staging/new"), "user.shadowfs.version", "t9"), Err(libc::EPERM));
+        assert_eq!(mount::listxattr(&m.at("staging/new")), "user.colour\0");
+    });
+}
+
+#[test]
+fn temporary_files_without_names_are_refused_as_the_kernel_does() {
+    each(|m| {
+        let opened = nix::fcntl::open(&m.at("staging"), OFlag::O_TMPFILE | OFlag::O_RDWR, Mode::from_bits_truncate(0o600));
+        assert_eq!(opened.map(drop), Err(nix::Error::EOPNOTSUPP));
+        let _ = LinkatFlags::empty();
+    });
+}
