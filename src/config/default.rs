@@ -19,11 +19,12 @@ retries = 2               # a failed check is tried again so often
 backoff = "250ms"         # the wait before a retry; it doubles each time
 timeout = "5m"            # the time one attempt has
 
-# A check is a command (exit 0 passes) with the version as its working directory, or a built-in one.
+# A check is a command (exit 0 passes) with the version as its working directory, or a built-in one
+# (csv, deletes, json, jsonl, manifest, names, parquet, size, sqlite, utf8).
 #
 # [[check]]
 # name = "rows"
-# run = ["python3", "/etc/shadowfs/rows.py"]   # or: builtin = "csv" (csv, deletes, json, jsonl, names, size, utf8)
+# run = ["python3", "/etc/shadowfs/rows.py"]   # or: builtin = "csv"
 # paths = ["**/*.csv"]    # runs only if the change touches one of these; default: always
 # severity = "error"      # "warn" is recorded and never rejects
 # user = "nobody"         # the command runs as this user; default: as the daemon

@@ -11,7 +11,7 @@ use super::value::{Section, Source};
 use super::{Action, Check, Checks, Config, ConfigError, Ghosts, Promotion, PromotionMode, Retention, Severity, Staging, User};
 
 /// The built-in checks, by the name that `builtin = ` takes.
-pub const BUILTINS: &[&str] = &["csv", "deletes", "json", "jsonl", "names", "size", "utf8"];
+pub const BUILTINS: &[&str] = &["csv", "deletes", "json", "jsonl", "manifest", "names", "parquet", "size", "sqlite", "utf8"];
 
 const SECTIONS: &[&str] = &["staging", "checks", "check", "promotion", "ghosts", "retention"];
 

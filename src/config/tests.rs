@@ -112,7 +112,8 @@ fn every_mistake_is_one_line_with_its_place() {
         (&format!("{check}run = [\"true\"]\nbuiltin = \"csv\""), "shadowfs.toml:4: check \"a\" has both \"run\" and \"builtin\"; keep one"),
         (&format!("{check}run = []"), "shadowfs.toml:3: \"run\" in [[check]] must be a command as a list, such as [\"python3\", \
             \"/etc/shadowfs/rows.py\"], not a value of type array"),
-        (&format!("{check}builtin = \"cvs\""), "shadowfs.toml:3: there is no built-in check \"cvs\"; there are csv, deletes, json, jsonl, names, size, utf8"),
+        (&format!("{check}builtin = \"cvs\""), "shadowfs.toml:3: there is no built-in check \"cvs\"; there are csv, \
+            deletes, json, jsonl, manifest, names, parquet, size, sqlite, utf8"),
         (&format!("{check}run = [\"true\"]\npaths = [\"a[\"]"), "shadowfs.toml:4: \"a[\" in \"paths\" is not a glob: unclosed character \
             class; missing ']'"),
         (&format!("{check}run = [\"true\"]\nuser = \"no-such-user\""), "shadowfs.toml:4: there is no user \"no-such-user\" on this machine"),

@@ -87,7 +87,15 @@ impl<'a> File<'a> {
 
     /// Its bytes from `offset` on.
     pub(super) fn reader(&self, offset: u64) -> Reader<'a> {
-        Reader { file: self.clone(), chunk: Vec::new(), from: offset, at: 0 }
+        Reader { file: self.clone(), by: CHUNK, chunk: Vec::new(), from: offset, at: 0 }
+    }
+
+    /// Fails if reading it has failed before, whatever a parser made of that, or if the attempt is to stop.
+    pub(super) fn can_go_on(&self) -> io::Result<()> {
+        match self.stop.halt() {
+            Some(halt) => Err(self.stop.because(halt)),
+            None => self.stop.check(),
+        }
     }
 
     /// Up to `len` bytes; fewer only at its end.
@@ -103,6 +111,8 @@ impl<'a> File<'a> {
 /// A file's bytes as a stream.
 pub(super) struct Reader<'a> {
     file: File<'a>,
+    /// Bytes that are read at once.
+    by: usize,
     chunk: Vec<u8>,
     /// Where in the file the chunk begins.
     from: u64,
@@ -111,6 +121,12 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// Reads `by` bytes at once: for who looks at few of them.
+    pub(super) const fn by(mut self, by: usize) -> Self {
+        self.by = by;
+        self
+    }
+
     fn position(&self) -> u64 {
         self.from + self.at as u64
     }
@@ -120,7 +136,7 @@ impl BufRead for Reader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at >= self.chunk.len() {
             let from = self.position();
-            self.chunk = self.file.read(from, CHUNK)?;
+            self.chunk = self.file.read(from, self.by)?;
             (self.from, self.at) = (from, 0);
         }
         Ok(self.chunk.get(self.at..).unwrap_or_default())

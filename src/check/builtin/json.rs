@@ -41,7 +41,7 @@ fn one_value(file: &File<'_>, report: &mut Report<'_>) -> io::Result<()> {
     let parsed = parse(BufReader::with_capacity(64 << 10, source))?;
     validator.finish(report);
     if let Err(error) = parsed {
-        report.find(Place::Column(error.line() as u64, error.column() as u64), plain(&error));
+        report.find(Place::Column(error.line() as u64, column(&error)), plain(&error));
     }
     Ok(())
 }
@@ -62,6 +62,11 @@ fn plain(error: &serde_json::Error) -> String {
         Some((reason, _)) => reason.to_owned(),
         None => text,
     }
+}
+
+/// The column of the byte that an error is at; serde_json says 0 before the first.
+fn column(error: &serde_json::Error) -> u64 {
+    error.column().max(1) as u64
 }
 
 pub(super) struct JsonLines;
@@ -100,7 +105,7 @@ fn lines(file: &File<'_>, report: &mut Report<'_>) -> io::Result<()> {
         };
         report.add("rows", 1);
         if let Err(error) = parsed {
-            report.find(Place::Column(number, error.column() as u64), plain(&error));
+            report.find(Place::Column(number, column(&error)), plain(&error));
         }
     }
     validator.finish(report);

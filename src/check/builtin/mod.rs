@@ -9,21 +9,28 @@ mod counts;
 mod csv;
 mod file;
 mod json;
+mod manifest;
 mod names;
+mod parquet;
 mod report;
+mod sqlite;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_tables;
 mod utf8;
+
+pub use attempt::BuiltinJob;
+pub(super) use attempt::attempt;
 
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use crate::tree::key::{FileKind, InodeRecord};
 use crate::tree::{ChangeKind, PathChange, Snapshot, TreeError};
 use file::{File, Halt, Stop};
 
-pub use attempt::BuiltinJob;
-pub(super) use attempt::attempt;
 use report::Report;
 
 /// The names of all built-in checks: the list that the configuration refuses others by.
@@ -95,8 +102,11 @@ pub fn by_name(name: &str) -> Option<Box<dyn Builtin>> {
         "deletes" => Box::new(counts::Deletes),
         "json" => Box::new(json::Json),
         "jsonl" => Box::new(json::JsonLines),
+        "manifest" => Box::new(manifest::Manifest),
         "names" => Box::new(names::Names),
+        "parquet" => Box::new(parquet::Parquet),
         "size" => Box::new(counts::Size),
+        "sqlite" => Box::new(sqlite::Sqlite),
         "utf8" => Box::new(utf8::Utf8),
         _ => return None,
     })
@@ -145,7 +155,7 @@ fn file_at<'a>(snapshot: &'a Snapshot, path: &[u8], stop: &'a Stop<'a>) -> io::R
 }
 
 /// The record of a regular file whose bytes are new or differ.
-fn changed_file(change: &PathChange) -> Option<&std::sync::Arc<InodeRecord>> {
+fn changed_file(change: &PathChange) -> Option<&Arc<InodeRecord>> {
     match change.kind {
         ChangeKind::Added | ChangeKind::Modified | ChangeKind::Type => change.new.as_ref().filter(|new| new.kind == FileKind::Regular),
         ChangeKind::Properties | ChangeKind::Deleted => None,
@@ -189,7 +199,7 @@ fn each_file(
             continue;
         }
         view.stop.check()?;
-        let file = File::new(view.version, change.ino, std::sync::Arc::clone(record), view.stop);
+        let file = File::new(view.version, change.ino, Arc::clone(record), view.stop);
         report.file(&change.path, file.len());
         look(&change.path, &file, report)?;
     }

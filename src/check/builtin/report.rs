@@ -100,12 +100,6 @@ impl<'a> Report<'a> {
         self.first.get_or_insert(line);
     }
 
-    /// Writes a remark that is not a finding.
-    pub(super) fn note(&mut self, what: impl fmt::Display) {
-        let line = shown(what.to_string().as_bytes());
-        self.line(&line);
-    }
-
     /// Adds to a number.
     pub(super) fn add(&mut self, name: &'static str, value: u64) {
         match self.metrics.iter_mut().find(|(known, _)| *known == name) {
