@@ -210,11 +210,7 @@ impl Found<'_> {
         if extents || old.size != new.size || !self.same_content(&old.content, &new.content)? {
             return Ok(Some(ChangeKind::Modified));
         }
-        let xattrs = if same_inode {
-            touched.xattrs
-        } else {
-            self.old.snapshot.xattrs(*old_ino)? != self.new.snapshot.xattrs(*new_ino)?
-        };
+        let xattrs = if same_inode { touched.xattrs } else { self.old.snapshot.xattrs(*old_ino)? != self.new.snapshot.xattrs(*new_ino)? };
         let attributes = |record: &InodeRecord| (record.perm, record.uid, record.gid, record.rdev);
         // A directory's times follow its entries; on their own they were set.
         let entries = touched.entries || (!same_inode && new.kind == FileKind::Directory);

@@ -44,37 +44,43 @@ impl Tree {
     /// The entries from `key` on, that included.
     #[must_use]
     pub fn starting_at(&self, key: &Key) -> Range {
-        self.walk(|nodes, node, stack| seek(nodes, node, stack, &mut |node| match &node.body {
-            Body::Leaf(leaf) => leaf.find(key).unwrap_or_else(|at| at),
-            Body::Inner(inner) => inner.find(key),
-        }))
+        self.walk(|nodes, node, stack| {
+            seek(nodes, node, stack, &mut |node| match &node.body {
+                Body::Leaf(leaf) => leaf.find(key).unwrap_or_else(|at| at),
+                Body::Inner(inner) => inner.find(key),
+            })
+        })
     }
 
     /// The entries after `key`.
     #[must_use]
     pub fn after(&self, key: &Key) -> Range {
-        self.walk(|nodes, node, stack| seek(nodes, node, stack, &mut |node| match &node.body {
-            Body::Leaf(leaf) => leaf.find(key).map_or_else(|at| at, |at| at + 1),
-            Body::Inner(inner) => inner.find(key),
-        }))
+        self.walk(|nodes, node, stack| {
+            seek(nodes, node, stack, &mut |node| match &node.body {
+                Body::Leaf(leaf) => leaf.find(key).map_or_else(|at| at, |at| at + 1),
+                Body::Inner(inner) => inner.find(key),
+            })
+        })
     }
 
     /// The entries that have at least `n` before them.
     #[must_use]
     pub fn iter_at(&self, n: u64) -> Range {
         let mut left = n;
-        self.walk(|nodes, node, stack| seek(nodes, node, stack, &mut |node| match &node.body {
-            Body::Leaf(leaf) => usize::try_from(left).unwrap_or(usize::MAX).min(leaf.entries.len()),
-            Body::Inner(inner) => {
-                let last = inner.children.len() - 1;
-                let at = inner.children.iter().take(last).take_while(|child| {
-                    let before = left >= child.count;
-                    left -= if before { child.count } else { 0 };
-                    before
-                });
-                at.count()
-            }
-        }))
+        self.walk(|nodes, node, stack| {
+            seek(nodes, node, stack, &mut |node| match &node.body {
+                Body::Leaf(leaf) => usize::try_from(left).unwrap_or(usize::MAX).min(leaf.entries.len()),
+                Body::Inner(inner) => {
+                    let last = inner.children.len() - 1;
+                    let at = inner.children.iter().take(last).take_while(|child| {
+                        let before = left >= child.count;
+                        left -= if before { child.count } else { 0 };
+                        before
+                    });
+                    at.count()
+                }
+            })
+        })
     }
 
     fn walk(&self, seek: impl FnOnce(&Nodes, Arc<Node>, &mut Vec<(Arc<Node>, usize)>) -> Result<(), TreeError>) -> Range {

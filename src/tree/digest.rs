@@ -2,9 +2,9 @@
 //! an object counts by its bytes' digest instead of its number, and the version that last changed a record does not count, so what
 //! was checked can be compared with what is published, whatever the numbers are.
 
+use super::TreeError;
 use super::key::{Content, FileKind, InodeRecord, Key, Part, Value};
 use super::node::Link;
-use super::TreeError;
 use crate::clock::Timestamp;
 use crate::ids::{Digest, ObjectId};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::key::{Key, Value};
-use super::node::{weight, At, Body, Child, Inner, Node};
+use super::node::{At, Body, Child, Inner, Node, weight};
 use super::nodes::Nodes;
 use super::{Tree, TreeError};
 

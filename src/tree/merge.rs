@@ -39,14 +39,7 @@ pub enum Merge {
 
 /// Carries what `ours` changed on top of `base` (rejected) over onto `theirs` (the last valid state, below `base`).
 pub fn merge(base: &Snapshot, theirs: &Snapshot, ours: &Snapshot) -> Result<Merge, TreeError> {
-    let mut merger = Merger {
-        base,
-        theirs,
-        ours,
-        rejected: by_inode(theirs, base)?,
-        edits: BTreeMap::new(),
-        conflicts: BTreeSet::new(),
-    };
+    let mut merger = Merger { base, theirs, ours, rejected: by_inode(theirs, base)?, edits: BTreeMap::new(), conflicts: BTreeSet::new() };
     for (ino, changes) in by_inode(base, ours)? {
         merger.inode(ino, changes)?;
     }
@@ -108,11 +101,7 @@ impl Merger<'_> {
         }
         let three = Three { theirs: self.theirs.inode(ino)?, base: self.base.inode(ino)?, ours: self.ours.inode(ino)? };
         let kind = three.ours.as_ref().or(three.base.as_ref()).or(three.theirs.as_ref()).map(|record| record.kind);
-        if kind == Some(FileKind::Directory) {
-            self.directory(ino, &three, left)
-        } else {
-            self.file(ino, &three, left)
-        }
+        if kind == Some(FileKind::Directory) { self.directory(ino, &three, left) } else { self.file(ino, &three, left) }
     }
 
     fn rejected_part(&self, ino: Ino, part: &Part) -> bool {

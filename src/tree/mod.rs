@@ -23,16 +23,16 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use changes::{changes, ChangeKind, PathChange};
+pub use changes::{ChangeKind, PathChange, changes};
 pub use cursor::Range;
 pub use diff::{Change, Diff};
 pub use digest::ObjectDigests;
 pub use error::TreeError;
-pub use merge::{merge, Merge};
+pub use merge::{Merge, merge};
 pub use node::Node;
 pub use nodes::{NodeSink, NodeSource, Nodes};
 pub use persist::Persisted;
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, Xattr};
 
 use crate::ids::NodeId;
 use crate::store::record::RootRef;
@@ -128,9 +128,7 @@ impl Tree {
 fn get_in(nodes: &Nodes, node: &Node, key: &Key) -> Result<Option<Value>, TreeError> {
     match node.body() {
         Body::Leaf(leaf) => Ok(leaf.find(key).ok().map(|at| leaf.entries[at].1.clone())),
-        Body::Inner(inner) => {
-            inner.children[inner.find(key)].with(nodes, node.level, |below| get_in(nodes, below, key))
-        }
+        Body::Inner(inner) => inner.children[inner.find(key)].with(nodes, node.level, |below| get_in(nodes, below, key)),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::TreeError;
 use super::key::{Content, Key, Part, Value};
 use super::nodes::Nodes;
-use super::TreeError;
 use crate::ids::{Digest, NodeId};
 
 /// A node splits when it has more entries or children than this,

@@ -7,12 +7,12 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::key::{Key, Value};
-use super::node::{fits, At, Body, Child, Inner, Leaf, Link, Node};
 use super::TreeError;
+use super::key::{Key, Value};
+use super::node::{At, Body, Child, Inner, Leaf, Link, Node, fits};
 use crate::ids::{Digest, NodeId};
-use crate::store::codec;
 use crate::store::Store;
+use crate::store::codec;
 
 /// Memory that decoded nodes may take beside those that trees hold on to.
 const CACHE_BYTES: usize = 64 << 20;
@@ -145,12 +145,8 @@ pub(super) fn encode_leaf(leaf: &Leaf) -> Vec<u8> {
 
 /// The bytes of an inner node whose children are stored as `links`, in order.
 pub(super) fn encode_inner(level: u8, inner: &Inner, links: &[Link]) -> Vec<u8> {
-    let child = |(child, link): (&Child, &Link)| ChildRecord {
-        from: child.from.clone(),
-        count: child.count,
-        node: link.id,
-        digest: link.digest,
-    };
+    let child =
+        |(child, link): (&Child, &Link)| ChildRecord { from: child.from.clone(), count: child.count, node: link.id, digest: link.digest };
     codec::encode(&NodeRecord::Inner(level, inner.children.iter().zip(links).map(child).collect()))
 }
 

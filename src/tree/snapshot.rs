@@ -10,6 +10,9 @@ use crate::store::Store;
 /// No path can be deeper than this: a walk to the root that takes longer runs in a circle.
 pub(super) const MAX_DEPTH: usize = 1 << 16;
 
+/// An extended attribute: its name and its value.
+pub type Xattr = (Name, Arc<[u8]>);
+
 /// A frozen state of the dataset. A clone takes constant time.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -163,7 +166,7 @@ impl Snapshot {
     }
 
     /// The names and values of all extended attributes.
-    pub fn xattrs(&self, ino: Ino) -> Result<Vec<(Name, Arc<[u8]>)>, TreeError> {
+    pub fn xattrs(&self, ino: Ino) -> Result<Vec<Xattr>, TreeError> {
         let mut xattrs = Vec::new();
         for entry in self.tree.range(&Key::xattr(ino, b""), &Key::extent(ino, 0)) {
             if let (Key { part: Part::Xattr(name), .. }, Value::Xattr(value)) = entry? {

@@ -200,7 +200,11 @@ impl Fs {
         };
         let inside = to.starts_with(&format!("{from}/")) || ino == Ino::ROOT;
         let target = self.get(to);
-        if inside || target.as_ref().is_some_and(|(at, old)| *at == ino || (old.kind == FileKind::Directory) != (record.kind == FileKind::Directory)) {
+        if inside
+            || target
+                .as_ref()
+                .is_some_and(|(at, old)| *at == ino || (old.kind == FileKind::Directory) != (record.kind == FileKind::Directory))
+        {
             return false;
         }
         if target.is_some() && !self.remove(to) {
@@ -350,9 +354,12 @@ fn what_stands_on_the_rejected_conflicts() {
 
 #[test]
 fn taking_back_what_was_rejected_is_no_change() {
-    let found = rebase(|fs| assert!(fs.mkdir("n") && fs.write("n/x", "x")), |fs| {
-        assert!(fs.remove("n/x") && fs.remove("n") && fs.write("b", "good"));
-    });
+    let found = rebase(
+        |fs| assert!(fs.mkdir("n") && fs.write("n/x", "x")),
+        |fs| {
+            assert!(fs.remove("n/x") && fs.remove("n") && fs.write("b", "good"));
+        },
+    );
     let expected = rebase(|_| (), |fs| assert!(fs.write("b", "good")));
     assert_eq!(found, expected);
 }
@@ -364,9 +371,12 @@ fn removals_and_changes_conflict() {
     // Ours removes a directory that is only empty because the rejected version emptied it.
     let emptied = |fs: &mut Fs| assert!(fs.remove("d/sub/g"));
     assert_eq!(rebase(emptied, |fs| assert!(fs.remove("d/sub"))), conflict(&["d/sub/g"]));
-    let found = rebase(|fs| assert!(fs.write("d/sub/bad", "bad")), |fs| {
-        assert!(fs.remove("d/sub/bad") && fs.remove("d/sub/g") && fs.remove("d/sub"));
-    })
+    let found = rebase(
+        |fs| assert!(fs.write("d/sub/bad", "bad")),
+        |fs| {
+            assert!(fs.remove("d/sub/bad") && fs.remove("d/sub/g") && fs.remove("d/sub"));
+        },
+    )
     .unwrap();
     assert!(!found.contains_key("/d/sub"));
 }

@@ -407,7 +407,8 @@ fn speed() {
     let mut stored = tree.clone();
     time("persist", 2 * n, &mut || stored = persist(&tree, &memory));
     drop(tree);
-    println!("{} nodes, {} bytes", memory.nodes.lock().len(), memory.nodes.lock().values().map(Vec::len).sum::<usize>());
+    let stored_bytes: usize = memory.nodes.lock().values().map(Vec::len).sum();
+    println!("{stored_bytes} bytes");
     time("walk, stored", 2 * n, &mut || assert_eq!(stored.iter().map(Result::unwrap).count() as u64, 2 * n));
     println!("cached {} bytes", nodes.cached_bytes());
     let rss = std::fs::read_to_string("/proc/self/statm").unwrap();

@@ -16,6 +16,7 @@ use super::ImportError;
 use crate::clock::Timestamp;
 use crate::ids::{Ino, VersionId};
 use crate::sys;
+use crate::tree::Xattr;
 use crate::tree::key::{Content, FileKind, InodeRecord, Name};
 
 /// Attributes of the host's or of this filesystem's own, which say nothing of the data.
@@ -95,11 +96,11 @@ impl Dir {
     }
 
     /// The extended attributes of an entry of whatever kind (an empty name: of the directory itself).
-    pub(super) fn xattrs(&self, name: &[u8]) -> Result<Vec<(Name, Arc<[u8]>)>, ImportError> {
+    pub(super) fn xattrs(&self, name: &[u8]) -> Result<Vec<Xattr>, ImportError> {
         // By this path the directory is the open one, wherever it was moved to, and symbolic links can be asked.
         let mut path = format!("/proc/self/fd/{}/", self.fd.as_raw_fd()).into_bytes();
         path.extend_from_slice(if name.is_empty() { b"." } else { name });
-        let read = || -> Result<Vec<(Name, Arc<[u8]>)>, Errno> {
+        let read = || -> Result<Vec<Xattr>, Errno> {
             let mut xattrs = Vec::new();
             let names = grow(|buffer| rustix::fs::llistxattr(&path[..], buffer))?;
             for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {

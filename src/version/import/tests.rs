@@ -188,7 +188,10 @@ fn the_first_version_is_there_after_the_store_is_opened_again() {
     assert!(state.inode(store.ids().ino()).unwrap().is_none());
     assert!(store.catalog().object(store.ids().object()).unwrap().is_none());
     let events: Vec<_> = store.catalog().events(crate::ids::EventSeq(0)).unwrap().into_iter().map(|event| event.what).collect();
-    assert!(matches!(&events[..], [EventKind::Initialized { from: Some(_) }, EventKind::Sealed { .. }, EventKind::Validated]), "{events:?}");
+    assert!(
+        matches!(&events[..], [EventKind::Initialized { from: Some(_) }, EventKind::Sealed { .. }, EventKind::Validated]),
+        "{events:?}"
+    );
 }
 
 #[test]

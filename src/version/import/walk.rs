@@ -230,11 +230,7 @@ impl<'a> Walk<'a> {
             Content::Object(object)
         };
         let after = source::status_of_open(file.as_fd()).map_err(dir.fail(name, "stat"))?;
-        if source::is_unchanged(status, &after) {
-            Ok(content)
-        } else {
-            Err(ImportError::Changed { path: dir.below(name) })
-        }
+        if source::is_unchanged(status, &after) { Ok(content) } else { Err(ImportError::Changed { path: dir.below(name) }) }
     }
 }
 
