@@ -163,11 +163,11 @@ impl Dispatcher {
     fn turn(&mut self) {
         loop {
             self.reload();
-            let worked = self.work();
+            self.work();
             self.settle();
             self.start_due();
             self.promote_due();
-            if self.todo.is_empty() || !worked {
+            if !self.has_work() {
                 break;
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::check::Pool;
 use crate::clock::Clock;
 use crate::config::{Config, FILE_NAME, watch::Watch};
 use crate::control::server::{self, Server};
-use crate::fs::{self as mounts, MountOptions, Mounts};
+use crate::fs::{self as mounts, MountOptions, Mounts, Side};
 use crate::ids::VersionId;
 use crate::promote::Scheduler;
 use crate::store::event::EventKind;
@@ -31,8 +31,9 @@ use crate::tree::{Nodes, Snapshot, Tree};
 use crate::version::staging::{StagingEvent, StagingOptions};
 use crate::version::{History, Staging, seal};
 
-/// There while a daemon has the store; left behind by one that crashed.
+/// There while a daemon has the store, with the name of its directory for running checks; left behind by one that crashed.
 pub(super) const MARKER: &str = "mounted";
+const RUN_DIR: &str = "shadowfs-run-";
 
 /// A daemon that serves.
 pub(super) struct Started {
@@ -90,11 +91,11 @@ fn watch_config(dispatcher: &mut Dispatcher, messages: Sender<Message>) -> Optio
     watch.inspect_err(|error| dispatcher.warn("watch".to_owned(), format!("changes of {FILE_NAME} are not seen by themselves: {error}"))).ok()
 }
 
-/// Somebody may unmount by other means.
+/// Somebody may unmount by other means. (Staging alone also ends when an unmount finds the views in use: then it comes back.)
 fn watch_mounts(mounts: &Mounts, messages: Sender<Message>) -> io::Result<()> {
     let ended = mounts.ended();
     let wait = move || {
-        if ended.recv().is_ok() {
+        if ended.into_iter().any(|side| side == Side::Views) {
             let _ = messages.send(Message::Stop);
         }
     };
@@ -103,9 +104,21 @@ fn watch_mounts(mounts: &Mounts, messages: Sender<Message>) -> io::Result<()> {
 
 /// A directory that other users may look into if they know a name in it.
 fn run_dir() -> io::Result<PathBuf> {
-    let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join("shadowfs-XXXXXX"))?;
+    let dir = nix::unistd::mkdtemp(&std::env::temp_dir().join(format!("{RUN_DIR}XXXXXX")))?;
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o711))?;
     Ok(dir)
+}
+
+/// Whether a daemon crashed; what it left in the directory for temporary files goes.
+fn clear_run_dir(marker: &Path) -> bool {
+    let Ok(left) = fs::read_to_string(marker) else { return marker.exists() };
+    let left = Path::new(&left);
+    let ours = fs::symlink_metadata(left).is_ok_and(|data| data.is_dir() && data.uid() == nix::unistd::geteuid().as_raw());
+    let named = left.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(RUN_DIR));
+    if ours && named {
+        let _ = fs::remove_dir_all(left);
+    }
+    true
 }
 
 /// What there is before anything is mounted.
@@ -217,10 +230,10 @@ impl Dispatcher {
             }
         }
         let marker = self.store.path().join(MARKER);
-        let recovered = marker.exists();
+        let recovered = clear_run_dir(&marker);
         let mount = mount_point.display().to_string();
         File::create(&marker)
-            .and_then(|mut file| file.write_all(mount.as_bytes()).and_then(|()| file.sync_all()))
+            .and_then(|mut file| file.write_all(self.run_dir.as_os_str().as_encoded_bytes()).and_then(|()| file.sync_all()))
             .map_err(|error| DaemonError::Other(format!("{}: {error}", marker.display())))?;
         self.note(None, EventKind::Mounted { at: mount, recovered })?;
         if self.production_dir.is_some() {

@@ -1,6 +1,7 @@
 //! The end in order: nothing is sealed, nothing is lost, running checks are left to the next mount.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,11 +53,18 @@ pub(super) fn run(started: Started) -> Result<(), DaemonError> {
 fn take_down(dispatcher: &mut Dispatcher, mounts: &Mounts, lazy: bool) -> Result<(), MountError> {
     if let Some((target, attached)) = &mut dispatcher.production_dir
         && std::mem::take(attached)
-        && let Err(error) = sys::bind::detach(target)
     {
-        tracing::warn!("{}: {error}", target.display());
+        detach_production(target);
     }
     mounts.unmount(lazy)
+}
+
+/// Takes the kernel mount of production away, if it is there.
+fn detach_production(target: &Path) {
+    let ours = sys::mountinfo::mounted_at(target).ok().flatten().is_some_and(|mount| mount.kind == sys::mount::FILESYSTEM);
+    if ours && let Err(error) = sys::bind::detach(target) {
+        tracing::warn!("{}: {error}", target.display());
+    }
 }
 
 /// After the mounts are gone.
@@ -64,9 +72,12 @@ fn finish(mut dispatcher: Dispatcher, mounts: Arc<Mounts>) -> Result<(), DaemonE
     drop(mounts);
     dispatcher.drain_staging();
     dispatcher.work();
-    let Dispatcher { errands, pool, staging, store, run_dir, sources, .. } = dispatcher;
+    let Dispatcher { errands, pool, staging, store, run_dir, sources, production_dir, .. } = dispatcher;
     // A version that is being sealed is sealed; what fails is in its journal.
     errands.finish();
+    if let Some((target, _)) = &production_dir {
+        detach_production(target);
+    }
     drop(sources);
     pool.stop();
     staging.sync_all().map_err(|error| DaemonError::Other(format!("the open version could not be synced: {error}")))?;

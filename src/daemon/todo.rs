@@ -53,24 +53,19 @@ impl Todo {
 }
 
 impl Dispatcher {
-    /// Takes the steps that can be taken now. Returns whether there was one.
-    pub(super) fn work(&mut self) -> bool {
-        let now = self.clock.instant();
-        if self.retry_at.is_some_and(|at| now < at) {
-            return false;
-        }
-        self.retry_at = None;
-        let mut worked = false;
-        while let Some(step) = self.todo.pop_front() {
-            if step.moves_staging() && self.sealing.is_some() {
-                self.todo.push_front(step);
-                break;
-            }
+    /// Whether there is a step that can be taken now.
+    pub(super) fn has_work(&self) -> bool {
+        let waits = |step: &Todo| step.moves_staging() && self.sealing.is_some();
+        self.retry_at.is_none_or(|at| at <= self.clock.instant()) && self.todo.front().is_some_and(|step| !waits(step))
+    }
+
+    /// Takes the steps that can be taken now.
+    pub(super) fn work(&mut self) {
+        while self.has_work() {
+            self.retry_at = None;
+            let Some(step) = self.todo.pop_front() else { return };
             match self.step(step.clone()) {
-                Ok(()) => {
-                    worked = true;
-                    self.warnings.remove(&step.subject());
-                }
+                Ok(()) => drop(self.warnings.remove(&step.subject())),
                 Err(StepError::History(error)) => tracing::warn!("{} is moot: {error}", step.subject()),
                 Err(error) => {
                     let subject = step.subject();
@@ -78,11 +73,9 @@ impl Dispatcher {
                     self.warn(subject, line);
                     self.todo.push_front(step);
                     self.retry_later();
-                    return worked;
                 }
             }
         }
-        worked
     }
 
     fn step(&mut self, step: Todo) -> Result<(), StepError> {
