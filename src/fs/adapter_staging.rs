@@ -8,6 +8,7 @@ use super::adapter_attr::{self, FOREVER, GENERATION};
 use super::adapter_errno::of_staging;
 use super::attr::NodeAttr;
 use super::nodes::{RawNode, pack_staging, unpack_staging};
+use crate::tree::key::FileKind;
 use crate::version::staging::{Attr, Caller, NodeRef};
 use crate::version::{FsError, FsResult};
 
@@ -26,7 +27,9 @@ pub(super) fn raw(node: NodeRef) -> FsResult<RawNode> {
 
 /// What the kernel is told of a node, and how long it may keep the attributes.
 pub(super) fn told(attr: &Attr) -> FsResult<(FileAttr, Duration)> {
-    let ttl = if attr.volatile { Duration::ZERO } else { FOREVER };
+    // The kernel does not learn that a write took the set-id bits away, so it must ask again for files that have them.
+    let set_id = attr.kind == FileKind::Regular && attr.perm & 0o6000 != 0;
+    let ttl = if attr.volatile || set_id { Duration::ZERO } else { FOREVER };
     let attr = NodeAttr {
         node: raw(attr.node)?,
         kind: attr.kind,
