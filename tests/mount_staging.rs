@@ -284,3 +284,27 @@ fn temporary_files_without_names_are_refused_as_the_kernel_does() {
         let _ = LinkatFlags::empty();
     });
 }
+
+#[test]
+fn a_write_by_another_user_takes_set_id_bits_away() {
+    use std::os::unix::process::CommandExt;
+    if !mount::is_root() {
+        return;
+    }
+    each(|m| {
+        for size in [10, 3 << 20] {
+            let path = m.at("staging/tool");
+            fs::write(&path, vec![1; size]).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+            OpenOptions::new().append(true).open(&path).unwrap().write_all(b"x").unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o6777, "root may keep them");
+            let mut other = std::process::Command::new("sh");
+            assert!(other.args(["-c", "echo x >>\"$0\""]).arg(&path).uid(65534).gid(65534).status().unwrap().success());
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o777);
+        }
+        fs::set_permissions(m.at("staging/small"), fs::Permissions::from_mode(0o600)).unwrap();
+        let mut other = std::process::Command::new("cat");
+        let denied = other.arg(m.at("staging/small")).uid(65534).gid(65534).stderr(std::process::Stdio::null()).status().unwrap();
+        assert!(!denied.success());
+    });
+}

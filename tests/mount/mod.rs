@@ -245,8 +245,9 @@ impl Mounted {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let point = dir.path().join("mnt");
         let (staging, events) = staging(versions.last().unwrap(), &clock, passthrough);
-        // Without root, fusermount3 must reach staging's mount point inside the mount.
-        let options = MountOptions { allow_other: !is_root(), passthrough, ..MountOptions::new(point.clone()) };
+        // Without root, fusermount3 must reach staging's mount point inside the mount; with it, tests act as other users.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let options = MountOptions { allow_other: true, passthrough, ..MountOptions::new(point.clone()) };
         let mounts = shadowfs::fs::mount(options, Arc::clone(&store), Arc::clone(&staging), Arc::clone(&shown) as Arc<dyn ViewSource>, clock).unwrap();
         Self { mounts, shown, staging, events, store, point, dir }
     }
