@@ -92,9 +92,9 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result {
     }
 }
 
-/// Logs to standard error: warnings, more with `-v`, or what `$SHADOWFS_LOG` says. A daemon in the background has a log of its own.
+/// Logs to standard error: warnings, more with `-v`, or what `$SHADOWFS_LOG` says. A daemon opens a log of its own.
 fn log_to_stderr(cli: &Cli) {
-    if matches!(&cli.verb, Verb::Mount(args) if !args.foreground) {
+    if matches!(&cli.verb, Verb::Mount(args) if !args.foreground || cli.verbose == 0) {
         return;
     }
     let level = match cli.verbose {
