@@ -64,7 +64,7 @@ fn any_path_in_the_mount_names_the_store() {
     fs::create_dir(sandbox.staging().join("deep")).unwrap();
     for path in ["mnt", "mnt/staging/deep", "mnt/production", "mnt/versions", "mnt/versions/t0", "mnt/ghosts", "mnt/lineage/log.jsonl"] {
         let ran = sandbox.run([Path::new("-C"), &sandbox.path(path), Path::new("status"), Path::new("--json")]).expect(0);
-        assert_eq!(ran.json()["production"], "t0", "{path}");
+        assert_eq!(ran.json()["store"], sandbox.store().canonicalize().unwrap().to_str().unwrap(), "{path}");
     }
     let inside: Ran = sandbox.command(["status"]).current_dir(sandbox.staging().join("deep")).output().unwrap().into();
     inside.expect(0);
