@@ -82,11 +82,11 @@ fn receive(socket: &UnixStream) -> io::Result<Option<File>> {
     let mut space = nix::cmsg_space!([libc::c_int; 1]);
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(descriptors) = control {
-            if let Some(fd) = descriptors.first() {
-                // SAFETY: the kernel has just installed the descriptor for us; nobody else owns it.
-                return Ok(Some(File::from(unsafe { OwnedFd::from_raw_fd(*fd) })));
-            }
+        if let ControlMessageOwned::ScmRights(descriptors) = control
+            && let Some(fd) = descriptors.first()
+        {
+            // SAFETY: the kernel has just installed the descriptor for us; nobody else owns it.
+            return Ok(Some(File::from(unsafe { OwnedFd::from_raw_fd(*fd) })));
         }
     }
     Ok(None)
