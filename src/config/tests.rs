@@ -1,5 +1,5 @@
 //! The configuration from the outside: what is read, what is refused with which line, what is written back.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use std::path::Path;
 use std::time::Duration;
 

@@ -95,6 +95,8 @@ pub(super) struct Dispatcher {
     pub(super) promote_at: Option<Instant>,
     /// The directory that a kernel mount of production is kept at, and whether it is there yet.
     pub(super) production_dir: Option<(PathBuf, bool)>,
+    /// Keeps that mount: it must not wait for a version that is being sealed.
+    pub(super) binder: Option<Errands>,
     pub(super) waiters: Waiters,
     /// What needs an operator's eye, by subject.
     pub(super) warnings: BTreeMap<String, String>,

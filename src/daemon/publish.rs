@@ -223,9 +223,9 @@ impl Dispatcher {
 
     /// Has the kernel mount of production follow.
     pub(super) fn bind_production(&mut self) {
-        let Some((target, attached)) = &mut self.production_dir else { return };
+        let (Some((target, attached)), Some(binder)) = (&mut self.production_dir, &self.binder) else { return };
         let source = self.shared.mount.join("versions").join(self.history.production().to_string());
-        self.errands.send(Errand::Bind { source, target: target.clone(), attached: *attached });
+        binder.send(Errand::Bind { source, target: target.clone(), attached: *attached });
         *attached = true;
     }
 

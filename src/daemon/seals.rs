@@ -158,6 +158,10 @@ impl Dispatcher {
     }
 
     pub(super) fn commit(&mut self, message: Option<String>, reply: Sender<Reply>) {
+        // What is to be committed may have settled a moment ago: then that version is the answer.
+        if let (Some(sealing), false) = (&mut self.sealing, self.staging.activity().dirty) {
+            return sealing.replies.push(reply);
+        }
         let deadline = self.clock.instant() + RELEASES;
         self.commits.push_back(Commit { message, reply, deadline });
     }

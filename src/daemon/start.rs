@@ -72,7 +72,11 @@ pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<St
     let run_dir = run_dir().map_err(other("a directory for running checks"))?;
     let parts = Parts { shared: Arc::clone(&shared), staging: core.staging, events: core.events, history: core.history, config, kernel, run_dir };
     let mut dispatcher = parts.dispatcher(core.staging_base, messages.clone(), inbox).map_err(other("the daemon's threads"))?;
-    dispatcher.production_dir = options.production_dir.clone().map(|dir| (dir, false));
+    if let Some(dir) = &options.production_dir {
+        let binder = Errands::start(Arc::clone(&store), Arc::clone(&clock), messages.clone());
+        dispatcher.binder = Some(binder.map_err(other("a thread for production's mount"))?);
+        dispatcher.production_dir = Some((dir.clone(), false));
+    }
     dispatcher.resume(&options.mount_point)?;
     let connections = Connections { shared, staging: Arc::clone(&dispatcher.staging), messages: messages.clone() };
     let server = server::serve(store.path(), Arc::new(connections)).map_err(other("the control socket"))?;
@@ -204,6 +208,7 @@ impl Parts {
             promotions: 0,
             promote_at: None,
             production_dir: None,
+            binder: None,
             waiters: Waiters::default(),
             warnings: BTreeMap::new(),
             run_dir,

@@ -72,9 +72,12 @@ fn finish(mut dispatcher: Dispatcher, mounts: Arc<Mounts>) -> Result<(), DaemonE
     drop(mounts);
     dispatcher.drain_staging();
     dispatcher.work();
-    let Dispatcher { errands, pool, staging, store, run_dir, sources, production_dir, .. } = dispatcher;
+    let Dispatcher { errands, pool, staging, store, run_dir, sources, production_dir, binder, .. } = dispatcher;
     // A version that is being sealed is sealed; what fails is in its journal.
     errands.finish();
+    if let Some(binder) = binder {
+        binder.finish();
+    }
     if let Some((target, _)) = &production_dir {
         detach_production(target);
     }

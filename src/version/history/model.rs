@@ -1,5 +1,5 @@
 //! Random histories: after every step what the documentation of [`History`] says must hold.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use proptest::prelude::*;
 

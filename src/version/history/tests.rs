@@ -1,5 +1,5 @@
 //! Decisions of the history, one situation each.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 use super::*;
 use crate::ids::{Digest, Ino, NodeId, ObjectId, PackId};
 use crate::store::record::RootRef;
