@@ -84,6 +84,9 @@ fn unmount_and_mount_follow_each_other_at_once() {
 #[test]
 fn a_mount_whose_daemon_died_is_told_and_cleaned_up() {
     let sandbox = mounted();
+    // What the kernel has cached of the mount must not make it look alive once its daemon is dead.
+    assert_eq!(fs::read_dir(sandbox.mnt()).unwrap().filter(|entry| entry.as_ref().unwrap().metadata().is_ok()).count(), 5);
+    assert!(fs::metadata(sandbox.mnt()).unwrap().is_dir());
     sandbox.kill_daemon();
     let ran = sandbox.run([Path::new("-C"), &sandbox.mnt(), Path::new("status")]).expect(5);
     let path = sandbox.mnt();

@@ -69,17 +69,14 @@ fn idle_store(path: &Path) -> Result<PathBuf> {
         }
         Err(error) => return Err(error.into()),
     };
-    match client::connect(&store) {
-        Ok(client) => {
-            let place = match client.ask(&Request::Status) {
-                Ok(Reply::Status(status)) => status.mount,
-                _ => "MNT".to_owned(),
-            };
-            let line = format!("{}: mounted at {place} already; unmount it first: shadowfs unmount {place}", store.display());
-            Err(Failure::new(Exit::Conflict, line))
-        }
-        Err(_) => openable(&store).map(|()| store),
-    }
+    // A daemon that was killed a moment ago may still take a connection, but it answers nothing.
+    let place = match client::connect(&store).and_then(|client| client.ask(&Request::Status)) {
+        Ok(Reply::Status(status)) => status.mount,
+        Ok(_) => "MNT".to_owned(),
+        Err(_) => return openable(&store).map(|()| store),
+    };
+    let line = format!("{}: mounted at {place} already; unmount it first: shadowfs unmount {place}", store.display());
+    Err(Failure::new(Exit::Conflict, line))
 }
 
 /// Opens the store once before anything is started: what is wrong with it is said here, with its exit code.
@@ -181,7 +178,7 @@ fn read_helper(name: &str, arguments: &[OsString]) -> Result<Cli> {
 
 /// Whether what is mounted at `path` is ours and lost its daemon.
 pub(super) fn is_corpse(path: &Path) -> io::Result<bool> {
-    let dead = matches!(std::fs::metadata(path), Err(error) if error.raw_os_error() == Some(libc::ENOTCONN));
+    let dead = sys::mount::lost_its_daemon(path);
     let path = std::path::absolute(path)?;
     let path = match (path.parent(), path.file_name()) {
         (Some(parent), Some(name)) => parent.canonicalize()?.join(name),

@@ -123,13 +123,19 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     if entries.next().is_some() { Err(MountError::NotEmpty(path)) } else { Ok(path) }
 }
 
+/// Whether the filesystem at `path` is a FUSE whose daemon is gone. Asked with statfs: the kernel never answers it from what it
+/// has cached, while a `stat` of a dead mount still succeeds for as long as its attributes are valid.
+#[must_use]
+pub fn lost_its_daemon(path: &Path) -> bool {
+    matches!(nix::sys::statfs::statfs(path), Err(nix::errno::Errno::ENOTCONN | nix::errno::Errno::ECONNABORTED))
+}
+
 /// The mount point, without links, if the filesystem there lost its daemon.
 fn corpse_at(path: &Path) -> Result<Option<PathBuf>, MountError> {
-    // The last component can't be resolved on a corpse, so only its parent is.
-    match std::fs::metadata(path) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {}
-        _ => return Ok(None),
+    if !lost_its_daemon(path) {
+        return Ok(None);
     }
+    // The last component can't be resolved on a corpse, so only its parent is.
     let absolute = std::path::absolute(path).map_err(MountError::refused(path, "resolving the path"))?;
     let resolved = match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) => parent.canonicalize().map(|parent| parent.join(name)).unwrap_or(absolute),
