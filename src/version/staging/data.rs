@@ -221,8 +221,14 @@ impl Staging {
         {
             return Ok(shared);
         }
+        // What the copy itself appends is not copied again.
+        let size = {
+            let mut state = self.lock();
+            state.refresh(&self.cx, source.cell.ino)?;
+            state.record(source.cell.ino)?.size
+        };
         let mut done = 0;
-        let len = len.min(COPY_AT_ONCE);
+        let len = len.min(COPY_AT_ONCE).min(size.saturating_sub(offset));
         while done < len {
             let chunk = u32::try_from(len - done).unwrap_or(u32::MAX).min(COPY_CHUNK);
             let copied = self

@@ -181,6 +181,16 @@ impl Staging {
         }
     }
 
+    /// The inode behind a handle.
+    pub fn node_of(&self, handle: Handle) -> FsResult<NodeRef> {
+        let state = self.lock();
+        match state.handles.get(&handle) {
+            Some(Slot::File(slot)) => slot.cell.check().map(|()| state.node(slot.cell.ino)),
+            Some(Slot::Dir { ino, .. }) => Ok(state.node(*ino)),
+            None => Err(FsError::BadHandle),
+        }
+    }
+
     /// The file, kept in use while `InUse` lives.
     pub(super) fn use_file(&self, state: &mut State, ino: Ino) -> InUse<'_> {
         let file = state.files.entry(ino).or_insert_with(|| OpenFile::new(ino));

@@ -79,15 +79,17 @@ impl Staging {
     pub(super) fn freeze_in(&self, state: &mut State) -> FsResult<Option<Frozen>> {
         self.settle_files(state)?;
         state.publish()?;
-        let Some(OpenVersion { version, opened_at, writers, pending, explicit, journal, .. }) = state.open.take() else {
+        let unchanged = state.is_unchanged()?;
+        let Some(OpenVersion { version, opened_at, writers, pending, journal, .. }) = state.open.take() else {
             return Ok(None);
         };
         let store = &self.cx.store;
         let parent = state.base;
         let base = Snapshot::new(state.base_tree.clone(), Arc::clone(store));
-        let unchanged = !explicit && only_directory_times(&state.base_tree, &state.tree)?;
         if unchanged {
             state.tree = state.base_tree.clone();
+            // So that a replay finds it unchanged as well.
+            journal.queue_rebase(parent, opened_at, Vec::new());
         } else {
             state.base = version;
             state.base_tree = state.tree.clone();
@@ -183,6 +185,16 @@ impl Staging {
 
 fn open_files(state: &State) -> Vec<(Ino, Arc<FileCell>, Option<Backing>)> {
     state.files.iter().map(|(ino, file)| (*ino, Arc::clone(&file.cell), file.backing.clone())).collect()
+}
+
+impl State {
+    /// Whether the open version holds nothing that anyone did: at most times of directories in which something came and went.
+    pub(super) fn is_unchanged(&self) -> FsResult<bool> {
+        match &self.open {
+            Some(open) if open.explicit => Ok(false),
+            _ => only_directory_times(&self.base_tree, &self.tree),
+        }
+    }
 }
 
 /// Whether nothing differs but times of directories in which something came and went.

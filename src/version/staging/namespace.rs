@@ -186,11 +186,11 @@ impl Staging {
         state.refresh(&self.cx, ino)?;
         let record = state.record(ino)?;
         let (dir, parent) = state.dir(dir)?;
-        if record.kind == FileKind::Directory {
-            return Err(FsError::NotPermitted);
-        }
         if state.entry(dir, name)?.is_some() {
             return Err(FsError::Exists);
+        }
+        if record.kind == FileKind::Directory {
+            return Err(FsError::NotPermitted);
         }
         if state.orphans.contains_key(&ino) {
             return Err(FsError::NotFound);

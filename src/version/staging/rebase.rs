@@ -65,7 +65,9 @@ impl Staging {
             state.base_tree = onto.tree.clone();
             return Ok(Rebased { outcome: RebaseOutcome::NothingOpen, invalidate });
         }
-        let ours = Snapshot::new(state.tree.clone(), Arc::clone(&self.cx.store));
+        // Times of directories in which something came and went are no change to carry, and none to conflict about.
+        let ours = if state.is_unchanged()? { state.base_tree.clone() } else { state.tree.clone() };
+        let ours = Snapshot::new(ours, Arc::clone(&self.cx.store));
         match merge(from, onto, &ours)? {
             Merge::Clean { tree, edits } => {
                 let invalidate = self.switch(&mut state, tree)?;

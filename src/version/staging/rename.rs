@@ -60,22 +60,28 @@ impl Staging {
             }
             None => None,
         };
+        // In the kernel's order.
+        match (mode, &to) {
+            (RenameMode::NoReplace, Some(_)) => return Err(FsError::Exists),
+            (RenameMode::Exchange, None) => return Err(FsError::NotFound),
+            _ => {}
+        }
         if from.is_dir() && state.is_below(new_dir, from.ino)? {
             return Err(FsError::Invalid);
         }
+        if let Some(to) = to.as_ref().filter(|to| to.is_dir())
+            && state.is_below(dir, to.ino)?
+        {
+            return Err(if mode == RenameMode::Exchange { FsError::Invalid } else { FsError::NotEmpty });
+        }
         match (mode, to) {
-            (RenameMode::NoReplace, Some(_)) => Err(FsError::Exists),
-            (RenameMode::Exchange, None) => Err(FsError::NotFound),
             (_, Some(to)) if to.ino == from.ino => Ok(()),
             (RenameMode::Exchange, Some(to)) => self.exchange(&mut state, caller, &from, &to),
-            (RenameMode::Replace | RenameMode::NoReplace, to) => self.replace(&mut state, caller, &from, to, new_dir, new_name),
+            (_, to) => self.replace(&mut state, caller, &from, to, new_dir, new_name),
         }
     }
 
     fn exchange(&self, state: &mut State, caller: &Caller, from: &Place<'_>, to: &Place<'_>) -> FsResult<()> {
-        if to.is_dir() && state.is_below(from.dir, to.ino)? {
-            return Err(FsError::Invalid);
-        }
         let version = state.begin(caller, &self.cx);
         let now = self.now();
         let mut records = Records::default();

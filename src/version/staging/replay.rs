@@ -135,15 +135,18 @@ fn restore(cx: &Context, state: &mut State, base: Tree, told: Told, below: &[Fro
     state.tree = tree.clone();
     let writers = told.writers;
     if let Some(message) = told.sealed {
-        state.base = told.version;
-        state.base_tree = tree.clone();
+        let unchanged = base.diff(&tree).next().transpose()?.is_none();
+        if !unchanged {
+            state.base = told.version;
+            state.base_tree = tree.clone();
+        }
         state.frozen.push(Arc::clone(&journal));
         return Ok(Some(Frozen {
             version: told.version,
             parent: told.parent,
             opened_at: told.opened_at,
             writers,
-            unchanged: base.diff(&tree).next().transpose()?.is_none(),
+            unchanged,
             base: Snapshot::new(base, Arc::clone(&cx.store)),
             snapshot: Snapshot::new(tree, Arc::clone(&cx.store)),
             held: found.pending.values().map(|pending| if let Pending::Held(len) = pending { *len } else { 0 }).sum(),

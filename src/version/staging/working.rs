@@ -146,7 +146,7 @@ impl Staging {
             Work::Memory(memory) => {
                 let old = memory.object;
                 let bytes = std::mem::take(&mut memory.bytes);
-                let (host, up) = match self.to_host(ino, &bytes) {
+                let (host, up) = match self.to_host(ino, &bytes, record.size) {
                     Ok(done) => done,
                     Err(error) => {
                         memory.bytes = bytes;
@@ -183,7 +183,7 @@ impl Staging {
         }
         if held <= small {
             let bytes = snapshot.read_record(ino, record, 0, usize::try_from(held).unwrap_or(usize::MAX))?;
-            let (host, mut up) = self.to_host(ino, &bytes)?;
+            let (host, mut up) = self.to_host(ino, &bytes, record.size)?;
             *work = Work::Host(host);
             let mut state = self.lock();
             if let Some((old, _)) = pending {
@@ -229,11 +229,11 @@ impl Staging {
         Ok(CopyUp { content: Some(Content::Object(object)), edits })
     }
 
-    /// A new host file that begins with `bytes`.
-    fn to_host(&self, ino: Ino, bytes: &[u8]) -> FsResult<(Host, CopyUp)> {
+    /// A new host file that begins with `bytes`. Its length is the file's from now on, also for the kernel and after a crash.
+    fn to_host(&self, ino: Ino, bytes: &[u8], size: u64) -> FsResult<(Host, CopyUp)> {
         let object = self.cx.store.ids().object();
         let file = self.cx.store.objects().create(object)?;
-        if let Err(error) = file.write_all_at(bytes, 0) {
+        if let Err(error) = file.write_all_at(bytes, 0).and_then(|()| file.set_len(size)) {
             self.cx.store.objects().discard(object);
             return Err(FsError::host("write a new object", error));
         }
