@@ -143,8 +143,7 @@ impl Filesystem for StagingSession {
             InitFlags::FUSE_POSIX_ACL,
             // Default ACLs replace the umask, so it is applied where both are known.
             InitFlags::FUSE_DONT_MASK,
-            // `open` gets O_TRUNC: one request, and no write of the old bytes in between.
-            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            // Not ATOMIC_O_TRUNC: with it the kernel cuts the file before it finds that it is being executed (O_RDONLY | O_TRUNC).
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
