@@ -29,10 +29,7 @@ impl Staging {
         let _gate = self.gate.read();
         let slot = self.file_slot(handle)?;
         slot.cell.check()?;
-        if !slot.read {
-            // The kernel reads pages of files that are only written, to fill them up: it may.
-            tracing::trace!(ino = slot.cell.ino.0, "read through a handle for writing");
-        }
+        // Whether the handle may read is not asked: the kernel fills up pages of files that are only written.
         self.read_cell(&slot.cell, offset, len as usize)
     }
 

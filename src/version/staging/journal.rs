@@ -8,8 +8,8 @@
 //! files. What stands on a frozen version must not be in a journal before that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
@@ -292,6 +292,21 @@ impl Staging {
         ]))
     }
 
+    /// One round of the writer. A failure is told once, not every second; whether it fails comes back.
+    fn write_behind(&self, sync: bool, failing: bool) -> bool {
+        let saved = self.save(if sync { Sync::All } else { Sync::Write });
+        if let (Err(error), false) = (&saved, failing) {
+            self.failed(&format!("the journal: {error}"));
+        }
+        if sync {
+            // What was sealed meanwhile need not stay in memory.
+            let mut state = self.lock();
+            state.tree.settle();
+            state.base_tree.settle();
+        }
+        saved.is_err()
+    }
+
     pub(super) fn failed(&self, what: &str) {
         tracing::error!("{what}");
         self.lock().outbox.push(StagingEvent::Failed { what: what.to_owned() });
@@ -334,23 +349,14 @@ fn errno_of(error: &FsError) -> i32 {
 pub(super) fn start_writer(staging: &Arc<Staging>, stopped: Receiver<()>) -> FsResult<()> {
     let staging = Arc::downgrade(staging);
     let run = move || {
-        let mut round = 0;
+        let (mut round, mut failing) = (0, false);
         while stopped.recv_timeout(ROUND) == Err(RecvTimeoutError::Timeout) {
             round = (round + 1) % ROUNDS_TO_SYNC;
-            if !write_behind(&staging, round == 0) {
-                break;
-            }
+            // Nobody waits for a thread that holds the last of it.
+            let Some(staging) = staging.upgrade() else { break };
+            failing = staging.write_behind(round == 0, failing);
         }
     };
     std::thread::Builder::new().name("journal".to_owned()).spawn(run).map_err(|error| FsError::host("start a thread", error))?;
     Ok(())
-}
-
-/// One round; false once staging is gone.
-fn write_behind(staging: &Weak<Staging>, sync: bool) -> bool {
-    let Some(staging) = staging.upgrade() else { return false };
-    if let Err(error) = staging.save(if sync { Sync::All } else { Sync::Write }) {
-        staging.failed(&format!("the journal: {error}"));
-    }
-    true
 }

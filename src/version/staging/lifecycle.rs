@@ -95,6 +95,7 @@ impl Staging {
             state.base_tree = state.tree.clone();
         }
         journal.queue_sealed(None);
+        state.frozen.retain(|journal| !journal.is_committed());
         state.frozen.push(Arc::clone(&journal));
         let held = pending.values().map(|pending| if let Pending::Held(len) = pending { *len } else { 0 }).sum();
         let objects = pending

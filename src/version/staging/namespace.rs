@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::state::{Edit, Orphan, State, put_record};
+use super::state::{Edit, MAX_NAME, Orphan, State, put_record};
 use super::types::{Attr, Caller, NodeRef, Opened};
 use super::{Context, Staging, extents};
 use crate::clock::Timestamp;
@@ -12,7 +12,6 @@ use crate::tree::key::{Content, FileKind, InodeRecord, Key, Value};
 use crate::version::acl::{self, Acl};
 use crate::version::error::{FsError, FsResult};
 
-const MAX_NAME: usize = 255;
 const MAX_TARGET: usize = 4095;
 pub(super) const MAX_LINKS: u32 = 65_000;
 const SET_GID: u16 = 0o2000;

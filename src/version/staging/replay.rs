@@ -25,6 +25,8 @@ struct Told {
     writers: Vec<Writer>,
     edits: Vec<Edit>,
     bytes: HashMap<ObjectId, Vec<u8>>,
+    /// Every object that it names, those that are gone again as well: their numbers must not come back.
+    objects: HashSet<ObjectId>,
     sealed: Option<Option<String>>,
 }
 
@@ -67,6 +69,7 @@ fn read(version: VersionId, records: Vec<JournalRecord>) -> FsResult<Option<Told
         writers: Vec::new(),
         edits: Vec::new(),
         bytes: HashMap::new(),
+        objects: HashSet::new(),
         sealed: None,
     };
     let mut based = false;
@@ -82,10 +85,15 @@ fn read(version: VersionId, records: Vec<JournalRecord>) -> FsResult<Option<Told
                 let damage = |error| StoreError::Damaged { what: format!("journal of {version}: {error}") };
                 let key: Key = codec::decode(&key).map_err(damage)?;
                 let value: Option<Value> = value.map(|value| codec::decode(&value)).transpose().map_err(damage)?;
+                told.objects.extend(value.as_ref().and_then(object_in));
                 told.edits.push((key, value));
             }
-            JournalRecord::Data { object, offset, bytes } => put_bytes(told.bytes.entry(object).or_default(), offset, &bytes),
+            JournalRecord::Data { object, offset, bytes } => {
+                told.objects.insert(object);
+                put_bytes(told.bytes.entry(object).or_default(), offset, &bytes);
+            }
             JournalRecord::Truncate { object, len } => {
+                told.objects.insert(object);
                 let len = usize::try_from(len).unwrap_or(usize::MAX);
                 told.bytes.entry(object).or_default().truncate(len);
             }
@@ -93,6 +101,17 @@ fn read(version: VersionId, records: Vec<JournalRecord>) -> FsResult<Option<Told
         }
     }
     Ok(based.then_some(told))
+}
+
+fn object_in(value: &Value) -> Option<ObjectId> {
+    match value {
+        Value::Inode(record) => match record.content {
+            Content::Object(object) => Some(object),
+            _ => None,
+        },
+        Value::Extent(extent) => Some(extent.object),
+        Value::Dirent(..) | Value::Link | Value::Xattr(_) => None,
+    }
 }
 
 fn put_bytes(bytes: &mut Vec<u8>, offset: u64, data: &[u8]) {
@@ -123,6 +142,9 @@ fn restore(cx: &Context, state: &mut State, base: Tree, told: Told, below: &[Fro
     for (key, value) in &told.edits {
         cx.store.ids().raise_ino(key.ino.next());
         tree.set(key, value.clone())?;
+    }
+    for object in &told.objects {
+        cx.store.ids().raise_object(object.next());
     }
     let below: HashSet<ObjectId> = below.iter().flat_map(|frozen| frozen.objects.iter().map(object_of)).collect();
     let found = find_bytes(cx, &base, &tree, told.bytes, &below)?;
@@ -206,16 +228,15 @@ fn find_bytes(cx: &Context, base: &Tree, tree: &Tree, mut bytes: HashMap<ObjectI
         let change = change?;
         match change.new {
             Some(Value::Inode(record)) if record.kind == FileKind::Regular => {
-                if let Content::Object(object) = record.content {
-                    cx.store.ids().raise_object(object.next());
-                    if !below.contains(&object) && cx.store.catalog().object(object)?.is_none() {
-                        found.whole(cx, change.key.ino, &record, object, bytes.remove(&object))?;
-                    }
+                if let Content::Object(object) = record.content
+                    && !below.contains(&object)
+                    && cx.store.catalog().object(object)?.is_none()
+                {
+                    found.whole(cx, change.key.ino, &record, object, bytes.remove(&object))?;
                 }
             }
             Some(Value::Extent(extent)) => {
                 let object = extent.object;
-                cx.store.ids().raise_object(object.next());
                 if below.contains(&object) || found.pending.contains_key(&object) || cx.store.catalog().object(object)?.is_some() {
                     continue;
                 }

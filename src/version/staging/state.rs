@@ -21,6 +21,8 @@ use crate::version::error::{FsError, FsResult};
 /// A change of one entry; `None` removes it.
 pub(super) type Edit = (Key, Option<Value>);
 
+/// The longest name.
+pub(super) const MAX_NAME: usize = 255;
 /// So many processes are named in a version's record.
 const MAX_WRITERS: usize = 64;
 /// So many inodes that were removed while nothing had them open still answer `stat` (a working directory, for example).
@@ -148,6 +150,9 @@ impl State {
 
     /// What a name leads to, with its record; the record must be there.
     pub(super) fn child(&self, dir: Ino, name: &[u8]) -> FsResult<(Ino, Arc<InodeRecord>)> {
+        if name.len() > MAX_NAME {
+            return Err(FsError::NameTooLong);
+        }
         let (ino, _) = self.entry(dir, name)?.ok_or(FsError::NotFound)?;
         let record = self.find(ino)?.ok_or_else(|| damaged(ino, "a name leads to it, but it has no record"))?;
         Ok((ino, record))

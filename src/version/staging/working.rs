@@ -138,11 +138,8 @@ impl Staging {
     pub(super) fn prepare(&self, ino: Ino, work: &mut Work, record: &InodeRecord, end: u64) -> FsResult<CopyUp> {
         match work {
             Work::Host(_) => return Ok(CopyUp::default()),
-            Work::Memory(memory) if end <= self.cx.options.small_file => {
-                // Kept in memory: a file that grew to the limit is given a host file when it passes it.
-                let _unchanged = &memory.object;
-                return Ok(CopyUp::default());
-            }
+            Work::Memory(_) if end <= self.cx.options.small_file => return Ok(CopyUp::default()),
+            // It grew past the limit.
             Work::Memory(memory) => {
                 let old = memory.object;
                 let bytes = std::mem::take(&mut memory.bytes);

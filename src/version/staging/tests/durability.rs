@@ -1,1 +1,149 @@
-//! Later.
+//! What survives: fsync, the writer's rounds, kills, versions that were frozen and not sealed.
+
+use super::bench::{Bench, ROOT, noise, read_in, stored};
+use crate::ids::VersionId;
+use crate::store::record::VersionState;
+use crate::version::error::FsError;
+use crate::version::staging::StagingEvent;
+
+const LARGE: usize = 300 << 10;
+
+#[test]
+fn what_was_fsynced_survives_a_kill_whole() {
+    let bench = Bench::new();
+    bench.put("base", &noise(LARGE, 1));
+    let _ = bench.seal();
+    bench.mkdir("d");
+    let small = bench.create("d/small");
+    bench.write(small, 0, b"small");
+    let large = bench.create("large");
+    bench.write(large, 0, &noise(LARGE, 2));
+    let base = bench.open_at("base", libc::O_RDWR);
+    bench.write(base, 100, b"over");
+    for handle in [small, large, base] {
+        bench.staging.fsync(handle, false).unwrap();
+    }
+    bench.write(small, 5, b" and more");
+    bench.staging.fsync(small, true).unwrap();
+    let bench = bench.crash();
+    assert_eq!(bench.get("d/small"), b"small and more");
+    assert_eq!(bench.get("large"), noise(LARGE, 2));
+    assert_eq!(bench.get("base")[100..104], *b"over");
+    assert_eq!(bench.staging.activity().version, Some(VersionId(2)), "the version is still open");
+    assert!(matches!(bench.events.try_recv().unwrap(), StagingEvent::Opened { version: VersionId(2), parent: VersionId(1), .. }));
+    // It takes changes on, in the same objects, and survives once more.
+    let base = bench.open_at("base", libc::O_RDWR);
+    bench.write(base, 104, b"lay");
+    bench.staging.fsync(base, false).unwrap();
+    bench.put("d/new", b"new");
+    bench.staging.sync_all().unwrap();
+    let bench = bench.crash();
+    assert_eq!(bench.get("base")[100..107], *b"overlay");
+    assert_eq!(bench.get("d/new"), b"new");
+    let (record, snapshot) = bench.seal();
+    assert_eq!(record.version, VersionId(2));
+    assert_eq!(read_in(&snapshot, "d/small").unwrap(), b"small and more");
+}
+
+#[test]
+fn a_file_that_was_never_saved_is_lost_and_nothing_else_is_harmed() {
+    let bench = Bench::new();
+    bench.put("saved", b"saved");
+    bench.staging.sync_all().unwrap();
+    bench.put("lost", b"lost");
+    let bench = bench.crash();
+    assert_eq!(bench.get("saved"), b"saved");
+    assert!(matches!(bench.lookup("lost"), Err(FsError::NotFound)));
+    bench.put("lost", b"again");
+    assert_eq!(bench.get("lost"), b"again");
+    let _ = bench.seal();
+}
+
+#[test]
+fn numbers_that_a_journal_names_never_come_back() {
+    let bench = Bench::new();
+    bench.put("gone", b"gone");
+    bench.staging.sync_all().unwrap();
+    let gone = bench.node("gone").ino;
+    bench.unlink("gone").unwrap();
+    bench.staging.sync_all().unwrap();
+    let bench = bench.crash();
+    let handle = bench.create("large");
+    assert!(bench.node("large").ino > gone);
+    bench.write(handle, 0, &noise(LARGE, 3));
+    bench.staging.sync_all().unwrap();
+    let bench = bench.crash();
+    assert_eq!(bench.get("large"), noise(LARGE, 3), "not the bytes of the object that is gone");
+}
+
+#[test]
+fn an_fsync_on_top_of_a_frozen_version_saves_that_version_too() {
+    let bench = Bench::new();
+    bench.put("below", b"below");
+    bench.put("large", &noise(LARGE, 4));
+    let frozen = bench.staging.freeze(false).unwrap().unwrap();
+    let handle = bench.create("above");
+    bench.write(handle, 0, b"above");
+    bench.staging.fsync(handle, false).unwrap();
+    drop(frozen);
+    let bench = bench.crash();
+    let record = bench.store.catalog().version(VersionId(1)).unwrap().unwrap();
+    assert_eq!(record.state, VersionState::Checking, "it was sealed again as it was");
+    let snapshot = stored(&bench.store, VersionId(1));
+    assert_eq!(read_in(&snapshot, "below").unwrap(), b"below");
+    assert_eq!(read_in(&snapshot, "large").unwrap(), noise(LARGE, 4));
+    assert_eq!(read_in(&snapshot, "above"), None);
+    drop(snapshot);
+    assert_eq!(bench.staging.activity().version, Some(VersionId(2)));
+    assert_eq!(bench.get("above"), b"above");
+    assert_eq!(bench.get("below"), b"below");
+}
+
+#[test]
+fn journals_go_with_their_versions() {
+    let bench = Bench::new();
+    bench.put("f", b"1");
+    bench.staging.sync_all().unwrap();
+    assert_eq!(bench.store.journals().unwrap(), [VersionId(1)]);
+    let _ = bench.seal();
+    assert!(bench.store.journals().unwrap().is_empty());
+    bench.put("f", b"2");
+    bench.staging.sync_all().unwrap();
+    let _ = bench.staging.discard().unwrap();
+    assert!(bench.store.journals().unwrap().is_empty());
+    assert_eq!(bench.get("f"), b"1");
+}
+
+#[test]
+fn an_fsync_without_a_change_is_free() {
+    let bench = Bench::new();
+    bench.put("f", b"1");
+    let _ = bench.seal();
+    let handle = bench.open_at("f", libc::O_RDWR);
+    bench.staging.fsync(handle, false).unwrap();
+    assert!(bench.store.journals().unwrap().is_empty());
+    assert_eq!(bench.staging.activity().version, None);
+    bench.staging.release(handle);
+}
+
+#[test]
+fn after_a_failed_fsync_the_file_never_claims_to_be_safe() {
+    let bench = Bench::new();
+    let handle = bench.create("f");
+    bench.write(handle, 0, b"bytes");
+    // The journal's directory is in the way of its file.
+    std::fs::remove_dir_all(bench.store.path().join("journal")).unwrap();
+    assert!(matches!(bench.staging.fsync(handle, false), Err(FsError::Store(_))));
+    std::fs::create_dir(bench.store.path().join("journal")).unwrap();
+    assert!(matches!(bench.staging.fsync(handle, false), Err(FsError::Poisoned)));
+    let other = bench.create("other");
+    assert!(bench.staging.fsync(other, false).is_err(), "what the journal lost, nobody else may call durable");
+    assert!(bench.events.try_iter().any(|event| matches!(event, StagingEvent::Failed { .. })));
+    bench.staging.release(handle);
+    bench.staging.release(other);
+    let (_, snapshot) = bench.seal();
+    assert_eq!(read_in(&snapshot, "f").unwrap(), b"bytes", "a seal does not need the journal");
+    let handle = bench.open_at("f", libc::O_RDWR);
+    bench.staging.write(&ROOT, handle, 0, b"B", false).unwrap();
+    bench.staging.fsync(handle, false).unwrap();
+}
