@@ -3,6 +3,8 @@
 //! A bare integer never crosses a function boundary as an identifier: mixing an inode number with
 //! an object number would corrupt a dataset silently, so the compiler refuses it.
 
+pub mod set;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -20,6 +22,12 @@ macro_rules! number_id {
             #[must_use]
             pub const fn next(self) -> Self {
                 Self(self.0 + 1)
+            }
+        }
+
+        impl From<$name> for u64 {
+            fn from(id: $name) -> Self {
+                id.0
             }
         }
 

@@ -24,6 +24,7 @@ pub mod fs;
 pub mod ids;
 pub mod lineage;
 pub mod promote;
+pub mod retain;
 pub mod store;
 pub mod sys;
 pub mod tree;

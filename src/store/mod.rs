@@ -23,6 +23,7 @@ mod init;
 pub mod journal;
 pub mod objects;
 pub mod record;
+pub mod verify;
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;

@@ -15,11 +15,13 @@ mod merge;
 mod node;
 mod nodes;
 mod persist;
+mod reach;
 mod snapshot;
 #[cfg(test)]
 mod state_tests;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 
 use std::sync::Arc;
 
@@ -32,6 +34,7 @@ pub use merge::{Merge, merge};
 pub use node::Node;
 pub use nodes::{NodeSink, NodeSource, Nodes};
 pub use persist::Persisted;
+pub use reach::{Reach, named_by_journals, object_of};
 pub use snapshot::{Snapshot, Xattr};
 
 use crate::ids::NodeId;

@@ -118,6 +118,14 @@ impl Node {
         }
     }
 
+    /// The children, if it is an inner node.
+    pub(super) fn children(&self) -> &[Child] {
+        match &self.body {
+            Body::Leaf(_) => &[],
+            Body::Inner(inner) => &inner.children,
+        }
+    }
+
     /// Number of entries in it and below.
     pub(super) fn count(&self) -> u64 {
         match &self.body {

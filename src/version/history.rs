@@ -8,6 +8,7 @@
 
 mod by_hand;
 mod draft;
+mod expiry;
 #[cfg(test)]
 mod model;
 mod rejection;

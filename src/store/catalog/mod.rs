@@ -4,6 +4,7 @@
 //! Every value carries a checksum over its name and its bytes, so damage is found when it is read, and named.
 
 mod database;
+mod listing;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -208,7 +209,7 @@ impl Catalog {
     }
 
     /// How many transactions were committed since the store was made.
-    fn commits(&self) -> Result<u64> {
+    pub(crate) fn commits(&self) -> Result<u64> {
         Ok(read_single(&self.database, "commits")?.unwrap_or(0))
     }
 

@@ -79,6 +79,18 @@ impl<'a> Transaction<'a> {
         self.run("remove a node", |transaction| Ok(transaction.open_table(NODES)?.remove(id.0).map(drop)?))
     }
 
+    /// Removes many tree nodes.
+    pub fn remove_nodes(&mut self, ids: &[NodeId]) -> Result<()> {
+        self.flush_nodes()?;
+        self.run("remove nodes", |transaction| {
+            let mut table = transaction.open_table(NODES)?;
+            for id in ids {
+                table.remove(id.0)?;
+            }
+            Ok(())
+        })
+    }
+
     /// Stores where an object is.
     pub fn put_object(&mut self, id: ObjectId, record: &ObjectRecord) -> Result<()> {
         self.put_objects(&[(id, record.clone())])

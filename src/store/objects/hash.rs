@@ -86,23 +86,29 @@ fn one(input: &Input) -> Result<(u64, Digest)> {
 
 /// The digest of bytes in memory.
 pub(super) fn of_bytes(bytes: &[u8]) -> Result<Digest> {
-    digest(&Contents { len: bytes.len() as u64, place: Place::Memory(bytes) })
+    digest(&Contents { len: bytes.len() as u64, place: Place::Memory(bytes), pace: &UNPACED })
 }
 
 /// Length and digest of a file.
 pub(super) fn whole_file(file: &File, name: &str) -> Result<(u64, Digest)> {
     let len = file.metadata().map_err(|error| StoreError::io(format!("stat {name}"), error))?.len();
-    Ok((len, digest(&Contents { len, place: Place::File { file, start: 0, name } })?))
+    Ok((len, digest(&Contents { len, place: Place::File { file, start: 0, name }, pace: &UNPACED })?))
 }
 
-/// The digest of a range of a file.
-pub(super) fn range(file: &File, start: u64, len: u64, name: &str) -> Result<Digest> {
-    digest(&Contents { len, place: Place::File { file, start, name } })
+/// The digest of a range of a file. `pace` is told of every read, and may wait, or end it.
+pub(super) fn range(file: &File, start: u64, len: u64, name: &str, pace: &Pace<'_>) -> Result<Digest> {
+    digest(&Contents { len, place: Place::File { file, start, name }, pace })
 }
+
+/// Is told how many bytes were read.
+type Pace<'a> = dyn Fn(u64) -> Result<()> + 'a;
+/// As fast as it goes.
+const UNPACED: fn(u64) -> Result<()> = |_| Ok(());
 
 struct Contents<'a> {
     len: u64,
     place: Place<'a>,
+    pace: &'a Pace<'a>,
 }
 
 enum Place<'a> {
@@ -128,6 +134,7 @@ impl Contents<'_> {
     fn read<'b>(&self, at: u64, buf: &'b mut [u8]) -> Result<&'b [u8]> {
         let len = (self.len - at).min(buf.len() as u64) as usize;
         let buf = &mut buf[..len];
+        (self.pace)(len as u64)?;
         match self.place {
             Place::Memory(bytes) => buf.copy_from_slice(&bytes[at as usize..at as usize + len]),
             Place::File { file, start, name } => file.read_exact_at(buf, start + at).map_err(|error| match error.kind() {

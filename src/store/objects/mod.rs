@@ -3,11 +3,13 @@
 
 mod files;
 mod hash;
+mod removal;
 mod seal;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
@@ -19,7 +21,9 @@ use nix::fcntl::OFlag;
 use parking_lot::{Mutex, RwLock};
 
 use self::files::{FileKey, Files};
-pub use self::seal::SealObject;
+use self::removal::Reliance;
+pub use self::removal::{HostSize, Repack, Sweep};
+pub use self::seal::{PACK_HEADER, SealObject};
 use super::catalog::Catalog;
 use super::host::HostDir;
 use super::record::{Location, ObjectRecord};
@@ -67,6 +71,7 @@ pub struct Objects {
     live: RwLock<HashMap<ObjectId, Live>>,
     places: Mutex<LruCache<ObjectId, Place>>,
     files: Files,
+    reliance: Mutex<Reliance>,
     /// The host can't share blocks between files.
     no_reflink: AtomicBool,
 }
@@ -87,6 +92,7 @@ impl Objects {
             live: RwLock::default(),
             places: Mutex::new(LruCache::new(PLACES)),
             files,
+            reliance: Mutex::default(),
             no_reflink: AtomicBool::new(false),
         }
     }
@@ -94,15 +100,31 @@ impl Objects {
     /// A new, empty host file for an object, open for reading and writing. A leftover of a crash gives way to it.
     pub fn create(&self, id: ObjectId) -> Result<Arc<File>> {
         let name = file_name(id);
-        let leftover = || Ok(!self.is_live(id) && self.catalog.object(id)?.is_none());
-        let file = Arc::new(self.host.new_file(&name, leftover)?);
-        self.live.write().insert(id, Live::File { named: false, poisoned: None });
+        // Live before the file is there: whoever finds the file sees that it is nobody's leftover.
+        let pending = Live::File { named: false, poisoned: None };
+        let new = match self.live.write().entry(id) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(pending.clone());
+                true
+            }
+        };
+        let leftover = || Ok(new && self.catalog.object(id)?.is_none());
+        let made = self.host.new_file(&name, leftover);
+        let mut live = self.live.write();
+        let file = match made {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                if new {
+                    live.remove(&id);
+                }
+                return Err(error);
+            }
+        };
+        live.insert(id, pending);
+        drop(live);
         self.files.remember(FileKey::Pending(id), &file);
         Ok(file)
-    }
-
-    fn is_live(&self, id: ObjectId) -> bool {
-        self.live.read().contains_key(&id)
     }
 
     /// The host file of an object that has one of its own, pending (open for writing, too) or sealed (read-only); an alias
@@ -307,14 +329,17 @@ impl Objects {
         match self.source(id)?.ok_or_else(|| missing(id))? {
             Source::Held(bytes) => hash::of_bytes(&bytes),
             Source::Pending => Ok(hash::whole_file(&*self.pending_file(id)?, &file_name(id))?.1),
-            Source::Sealed(place) => {
-                let file = self.files.open(place.kind.into())?.ok_or_else(|| missing(id))?;
-                let (start, name) = match place.kind {
-                    PlaceKind::File(holder) => (0, file_name(holder)),
-                    PlaceKind::Pack(pack, offset) => (offset, pack_name(pack)),
-                };
-                hash::range(&file, start, place.len, &name)
-            }
+            Source::Sealed(_) => self.digest_at_pace(id, &|_| Ok(())),
+        }
+    }
+}
+
+impl PlaceKind {
+    /// Where the object begins, in which file.
+    fn host(self) -> (u64, String) {
+        match self {
+            Self::File(holder) => (0, file_name(holder)),
+            Self::Pack(pack, offset) => (offset, pack_name(pack)),
         }
     }
 }
@@ -341,10 +366,7 @@ fn read_place(id: ObjectId, file: &File, place: Place, buf: &mut [u8], offset: u
     if len == 0 {
         return Ok(0);
     }
-    let (name, start) = match place.kind {
-        PlaceKind::File(holder) => (file_name(holder), 0),
-        PlaceKind::Pack(pack, start) => (pack_name(pack), start),
-    };
+    let (start, name) = place.kind.host();
     let at = start.checked_add(offset).ok_or_else(|| StoreError::damaged(format!("object {id}: its place in {name}")))?;
     match read_up_to(file, &mut buf[..len], at).map_err(|error| read_error(&name, error))? {
         read if read == len => Ok(len),

@@ -11,7 +11,9 @@ use crate::store::record::{Location, ObjectRecord};
 use crate::store::{Result, StoreError};
 
 /// The first bytes of a pack; objects follow, one after the other.
-const PACK_MAGIC: &[u8; 16] = b"shadowfs pack 1\n";
+pub(super) const PACK_MAGIC: &[u8; 16] = b"shadowfs pack 1\n";
+/// The length of what begins a pack.
+pub const PACK_HEADER: u64 = PACK_MAGIC.len() as u64;
 /// A pack that has reached this length gets no more objects.
 const PACK_FULL: u64 = 64 << 20;
 /// With more files than this, one `syncfs` is cheaper than a sync a file.
@@ -27,7 +29,7 @@ pub enum SealObject {
 }
 
 impl SealObject {
-    fn id(self) -> ObjectId {
+    pub(super) fn id(self) -> ObjectId {
         match self {
             Self::Held(id) | Self::File(id) => id,
         }
@@ -45,27 +47,34 @@ impl Objects {
     /// Makes objects durable and returns their records, in the order given, for the caller's transaction; after its commit:
     /// `sealed`. Until then nothing has changed for readers, and after an error nothing has changed at all.
     ///
-    /// The caller sees to it that nobody writes to the objects any more, and that no object is removed from the catalog
-    /// between this call and the commit: an object may be sealed as an alias of one that is there.
+    /// The caller sees to it that nobody writes to the objects any more. An object may be sealed as an alias of one that is there;
+    /// that one is not removed before the commit (`removal`).
     pub fn seal(&self, objects: &[SealObject]) -> Result<Vec<(ObjectId, ObjectRecord)>> {
         let inputs = objects.iter().map(|object| self.input(*object)).collect::<Result<Vec<_>>>()?;
         let hashed = hash::all(&inputs)?;
-        let mut places = self.aliases(objects, &hashed)?;
         let mut packs = Vec::new();
-        let written = self.write_packs(objects, &inputs, &mut places, &mut packs);
-        let synced = written.and_then(|()| self.sync_all(objects, &places, &packs));
-        if let Err(error) = synced {
-            for (pack, _) in packs {
-                if let Err(error) = self.host.remove(&pack_name(pack)) {
-                    tracing::warn!(%error, "a pack that came to nothing stays behind");
-                }
-            }
-            return Err(error);
-        }
+        let placed = self.aliases(objects, &hashed).and_then(|mut places| {
+            self.write_packs(objects, &inputs, &mut places, &mut packs)?;
+            self.sync_all(objects, &places, &packs)?;
+            Ok(places)
+        });
+        let places = placed.inspect_err(|_| self.undo(objects, &packs))?;
         let records = objects.iter().zip(hashed).zip(places).map(|((object, (len, digest)), location)| {
             (object.id(), ObjectRecord { len, digest, location: location.unwrap_or(Location::File) })
         });
         Ok(records.collect())
+    }
+
+    /// Lets go of what a seal that failed has taken.
+    fn undo(&self, objects: &[SealObject], packs: &[(PackId, Option<std::fs::File>)]) {
+        for (pack, _) in packs {
+            if let Err(error) = self.host.remove(&pack_name(*pack)) {
+                tracing::warn!(%error, "a pack that came to nothing stays behind");
+            }
+        }
+        let mut reliance = self.reliance.lock();
+        packs.iter().for_each(|(pack, _)| reliance.settled(*pack));
+        objects.iter().for_each(|object| reliance.release(object.id()));
     }
 
     fn input(&self, object: SealObject) -> Result<Input> {
@@ -82,7 +91,7 @@ impl Objects {
     /// `Alias` for every object whose bytes are sealed already, or earlier in this batch.
     fn aliases(&self, objects: &[SealObject], hashed: &[(u64, Digest)]) -> Result<Vec<Option<Location>>> {
         let digests: Vec<Digest> = hashed.iter().map(|(_, digest)| *digest).collect();
-        let known = self.catalog.objects_with_digests(&digests)?;
+        let known = self.rely_on(objects, hashed, self.catalog.objects_with_digests(&digests)?)?;
         let mut first: HashMap<Digest, ObjectId> = HashMap::with_capacity(objects.len());
         let places = objects.iter().zip(digests).zip(known).map(|((object, digest), known)| {
             // A second attempt to seal what is committed must not make an object an alias of itself.
@@ -125,8 +134,9 @@ impl Objects {
         let pack = self.catalog.ids().pack();
         let name = pack_name(pack);
         // A pack that no commit names is what a crash left behind; a number is given once, so this one is named by none.
-        let file = self.host.new_file(&name, || Ok(true))?;
+        self.reliance.lock().begun(pack);
         packs.push((pack, None));
+        let file = self.host.new_file(&name, || Ok(true))?;
         let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
         out.write_all(PACK_MAGIC).map_err(|error| StoreError::io(format!("write {name}"), error))?;
         Ok(PackWriter { pack, len: PACK_MAGIC.len() as u64, out })
@@ -153,6 +163,14 @@ impl Objects {
 
     /// The records that `seal` returned are committed: reads go to where the records say, memory and copies are let go.
     pub fn sealed(&self, records: &[(ObjectId, ObjectRecord)]) {
+        let mut reliance = self.reliance.lock();
+        for (id, record) in records {
+            reliance.release(*id);
+            if let Location::Pack { pack, .. } = record.location {
+                reliance.settled(pack);
+            }
+        }
+        drop(reliance);
         for (id, record) in records {
             // Until the object is no longer live, reads go where they went; then the catalog knows.
             self.places.lock().pop(id);
