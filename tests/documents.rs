@@ -78,6 +78,19 @@ fn links_lead_somewhere() {
 }
 
 #[test]
+fn the_transcript_has_the_steps_of_the_demo() {
+    let titles = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.split_once(". "));
+        lines.filter(|(number, _)| number.parse::<u32>().is_ok()).map(|(_, title)| title.to_owned()).collect()
+    };
+    let demo = read("scripts/demo");
+    let steps = demo.lines().filter_map(|line| line.strip_prefix("step \"")).map(|rest| rest.split('"').next().unwrap().to_owned());
+    let readme = read("README.md");
+    let transcript = readme.split("<!-- transcript").nth(1).unwrap().split("<!-- end of transcript").next().unwrap();
+    assert_eq!(titles(transcript), steps.collect::<Vec<_>>());
+}
+
+#[test]
 fn lines_fit_a_screen() {
     for document in DOCUMENTS {
         for (number, line) in read(document).lines().enumerate().filter(|(_, line)| !line.starts_with('|')) {
