@@ -83,7 +83,7 @@ impl From<StoreError> for DaemonError {
 impl From<MountError> for DaemonError {
     fn from(error: MountError) -> Self {
         let kind = match &error {
-            MountError::Missing(_) | MountError::NotADirectory(_) | MountError::NeedsAllowOther(_) => ErrorKind::Usage,
+            MountError::Missing(_) | MountError::NotADirectory(_) | MountError::OthersNotAllowed(_) => ErrorKind::Usage,
             MountError::NotEmpty(_) | MountError::Mounted { .. } | MountError::Covered(_) => ErrorKind::Conflict,
             MountError::Busy(_) => ErrorKind::Temporary,
             MountError::Refused { .. } => ErrorKind::Failed,

@@ -114,7 +114,7 @@ impl From<StoreError> for Failure {
 impl From<MountError> for Failure {
     fn from(error: MountError) -> Self {
         let exit = match &error {
-            MountError::Missing(_) | MountError::NotADirectory(_) | MountError::NeedsAllowOther(_) => Exit::Usage,
+            MountError::Missing(_) | MountError::NotADirectory(_) | MountError::OthersNotAllowed(_) => Exit::Usage,
             MountError::NotEmpty(_) | MountError::Mounted { .. } | MountError::Covered(_) => Exit::Conflict,
             MountError::Busy(_) => Exit::Temporary,
             MountError::Refused { .. } => Exit::Failed,

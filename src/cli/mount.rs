@@ -44,11 +44,16 @@ struct Options {
 pub(super) fn run(args: &MountArgs) -> Result {
     let options = read_options(&args.options)?;
     let foreground = args.foreground || options.foreground;
+    let production = args.production.clone().or(options.production);
+    if let Some(dir) = production.as_ref().filter(|_| !sys::mount::privileged()) {
+        let line = format!("--production {}: a kernel mount of production needs root; use MNT/production, which needs none", dir.display());
+        return Err(Failure::new(Exit::Usage, line));
+    }
     let daemon = DaemonOptions {
         store: idle_store(&args.store)?,
         mount_point: sys::mount::prepare(&args.mount_point)?,
         allow_other: args.allow_other || options.allow_other,
-        production_dir: args.production.clone().or(options.production).map(absolute).transpose()?,
+        production_dir: production.map(absolute).transpose()?,
         log_to_file: !foreground,
         ..DaemonOptions::default()
     };

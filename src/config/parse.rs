@@ -170,7 +170,11 @@ fn read_user(section: &Section<'_>) -> Result<Option<User>, ConfigError> {
     if !section.has("run") {
         return Err(section.refuse_at("user", "\"user\" is for commands; a built-in check runs in the daemon"));
     }
+    let ours = nix::unistd::geteuid();
     match nix::unistd::User::from_name(name) {
+        Ok(Some(user)) if !ours.is_root() && user.uid != ours => {
+            Err(section.refuse_at("user", format!("running commands as \"{name}\" needs a daemon that root started")))
+        }
         Ok(Some(user)) => Ok(Some(User { name: name.to_owned(), uid: user.uid.as_raw(), gid: user.gid.as_raw() })),
         Ok(None) => Err(section.refuse_at("user", format!("there is no user \"{name}\" on this machine"))),
         Err(error) => Err(section.refuse_at("user", format!("user \"{name}\" can't be looked up: {}", error.desc()))),

@@ -1,4 +1,5 @@
-//! The two FUSE sessions of a mount: views (read-only, at the mount point) and staging (read-write, on `MNT/staging`).
+//! The two FUSE sessions of a mount: views (read-only, at the mount point) and staging (read-write, on `MNT/staging`). Without
+//! root both are answered in one session.
 //!
 //! Only the files named `adapter_*` and `*_session` speak fuser; they translate, the rest decides.
 
@@ -8,6 +9,7 @@ mod adapter_errno;
 mod adapter_reply;
 mod adapter_staging;
 pub mod attr;
+mod combined_session;
 pub mod counters;
 mod mount;
 pub mod nodes;

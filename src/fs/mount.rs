@@ -1,4 +1,4 @@
-//! Both sessions, up and down together.
+//! Both sessions, up and down together; or, without root, the one that answers for both.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,8 +11,9 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::adapter_backing::Backings;
+use super::combined_session::CombinedSession;
 use super::counters::Counters;
-use super::nodes::RawNode;
+use super::nodes::{RawNode, StagingNodes};
 use super::notify::{self, Notice};
 use super::session::{self, RunningSession, SessionNotifier, Side};
 use super::slow_lane::SlowLane;
@@ -36,15 +37,18 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// Offer passthrough, as `passthrough_works` found it possible and `StagingOptions` was told.
     pub passthrough: bool,
+    /// Answer for staging in the session of the views, in one mount. Needed without root (`combined_session` says why), and then
+    /// without passthrough.
+    pub combined: bool,
     /// Threads that answer requests of each session.
     pub threads: usize,
 }
 
 impl MountOptions {
-    /// The usual: for the owner only, without passthrough.
+    /// The usual: for the owner only, without passthrough; in one mount unless we are root.
     #[must_use]
-    pub const fn new(mount_point: PathBuf) -> Self {
-        Self { mount_point, allow_other: false, passthrough: false, threads: 2 }
+    pub fn new(mount_point: PathBuf) -> Self {
+        Self { mount_point, allow_other: false, passthrough: false, combined: !sys_mount::privileged(), threads: 2 }
     }
 }
 
@@ -53,6 +57,7 @@ impl MountOptions {
 #[must_use]
 pub fn passthrough_works(store: &Store) -> bool {
     if !sys_mount::privileged() {
+        tracing::info!("no passthrough, which needs root: files are served from the cache");
         return false;
     }
     let tried = crate::sys::device::connect_nowhere().and_then(|(fuse, _superblock)| {
@@ -95,33 +100,21 @@ pub fn mount(
     options: MountOptions, store: Arc<Store>, staging: Arc<Staging>, source: Arc<dyn ViewSource>, clock: Arc<dyn Clock>,
 ) -> Result<Mounts, MountError> {
     let point = sys_mount::prepare(&options.mount_point)?;
-    if !options.allow_other && !sys_mount::privileged() {
-        return Err(MountError::NeedsAllowOther(point));
-    }
-    let options = MountOptions { mount_point: point, ..options };
+    let passthrough = options.passthrough && !options.combined;
+    let options = MountOptions { mount_point: point, passthrough, ..options };
     let owner = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
     let shown = source.visible();
     let views = Arc::new(Views::new(source, Arc::clone(&store), clock, owner));
     let (ended_sender, ended) = bounded(8);
     let served = Served { staging, store, options, counters: Default::default(), ended: ended_sender };
-    let up_views = served.mount_views(&views)?;
-    let up_staging = match served.mount_staging() {
-        Ok(up) => up,
-        Err(error) => {
-            let _ = sys_mount::unmount(&up_views.mounted, true);
-            up_views.session.join();
-            return Err(error);
-        }
-    };
-    sys_mount::set_read_ahead(&up_views.mounted, 1024);
-    sys_mount::set_read_ahead(&up_staging.mounted, 1024);
-    let notifier = Notifier(Arc::new(Notices {
-        views,
-        shown: Mutex::new(shown),
-        to_views: up_views.session.notifier(),
-        to_staging: Mutex::new(up_staging.session.notifier()),
-    }));
-    Ok(Mounts { served, ended, notifier, up: Mutex::new((Some(up_views), Some(up_staging))) })
+    let (up_views, up_staging) = served.mount_all(&views)?;
+    for up in [Some(&up_views), up_staging.as_ref()].into_iter().flatten() {
+        sys_mount::set_read_ahead(&up.mounted, 1024);
+    }
+    let (to_views, to_staging) = (up_views.session.notifier(), up_staging.as_ref().unwrap_or(&up_views).session.notifier());
+    let nodes = served.nodes();
+    let notifier = Notifier(Arc::new(Notices { views, shown: Mutex::new(shown), to_views, to_staging: Mutex::new(to_staging), nodes }));
+    Ok(Mounts { served, ended, notifier, up: Mutex::new((Some(up_views), up_staging)) })
 }
 
 impl Served {
@@ -129,13 +122,41 @@ impl Served {
         FuseMount { target, source: self.store.path(), read_only, allow_other: self.options.allow_other }
     }
 
-    fn mount_views(&self, views: &Arc<Views>) -> Result<Up, MountError> {
-        // fusermount3 refuses to mount staging below a read-only mount, so without root the session itself refuses writes.
-        let kernel_read_only = sys_mount::privileged();
-        let target = self.options.mount_point.as_path();
-        let (fuse, mounted) = sys_mount::mount(&self.fuse(target, kernel_read_only))?;
-        let filesystem = ViewsSession { views: Arc::clone(views), counters: Arc::clone(&self.counters[0]), kernel_read_only };
+    const fn nodes(&self) -> StagingNodes {
+        if self.options.combined { StagingNodes::BesideViews } else { StagingNodes::Alone }
+    }
+
+    /// The views, and staging if it is a mount of its own.
+    fn mount_all(&self, views: &Arc<Views>) -> Result<(Up, Option<Up>), MountError> {
+        if self.options.combined {
+            return Ok((self.mount_combined(views)?, None));
+        }
+        let up = self.mount_views(views)?;
+        match self.mount_staging() {
+            Ok(staging) => Ok((up, Some(staging))),
+            Err(error) => {
+                let _ = sys_mount::unmount(&up.mounted, true);
+                up.session.join();
+                Err(error)
+            }
+        }
+    }
+
+    fn mount_combined(&self, views: &Arc<Views>) -> Result<Up, MountError> {
+        let (fuse, mounted) = sys_mount::mount(&self.fuse(&self.options.mount_point, false))?;
+        let slow = SlowLane::start().map_err(|error| self.abandon(&mounted, error))?;
+        // Nothing is open in passthrough, so nothing changes behind the kernel's back and nobody has to listen.
+        let (volatile, _) = bounded(1);
+        let filesystem = CombinedSession {
+            views: self.views_session(views, Some(Arc::clone(&self.staging))),
+            staging: self.staging_session(slow, volatile),
+        };
         self.start(Side::Views, filesystem, fuse, mounted)
+    }
+
+    fn mount_views(&self, views: &Arc<Views>) -> Result<Up, MountError> {
+        let (fuse, mounted) = sys_mount::mount(&self.fuse(&self.options.mount_point, true))?;
+        self.start(Side::Views, self.views_session(views, None), fuse, mounted)
     }
 
     fn mount_staging(&self) -> Result<Up, MountError> {
@@ -143,16 +164,7 @@ impl Served {
         let (fuse, mounted) = sys_mount::mount(&self.fuse(&target, false))?;
         let (volatile, nodes) = bounded(1024);
         let slow = SlowLane::start().map_err(|error| self.abandon(&mounted, error))?;
-        let filesystem = StagingSession {
-            staging: Arc::clone(&self.staging),
-            store: Arc::clone(&self.store),
-            counters: Arc::clone(&self.counters[1]),
-            slow,
-            backings: Backings::default(),
-            volatile,
-            passthrough: self.options.passthrough,
-        };
-        let up = self.start(Side::Staging, filesystem, fuse, mounted)?;
+        let up = self.start(Side::Staging, self.staging_session(slow, volatile), fuse, mounted)?;
         match forget_attributes(nodes, up.session.notifier()) {
             Ok(()) => Ok(up),
             Err(error) => {
@@ -160,6 +172,23 @@ impl Served {
                 up.session.join();
                 Err(error)
             }
+        }
+    }
+
+    fn views_session(&self, views: &Arc<Views>, beside: Option<Arc<Staging>>) -> ViewsSession {
+        ViewsSession { views: Arc::clone(views), counters: Arc::clone(&self.counters[0]), beside }
+    }
+
+    fn staging_session(&self, slow: SlowLane, volatile: Sender<RawNode>) -> StagingSession {
+        StagingSession {
+            staging: Arc::clone(&self.staging),
+            store: Arc::clone(&self.store),
+            counters: Arc::clone(&self.counters[1]),
+            slow,
+            backings: Backings::default(),
+            volatile,
+            passthrough: self.options.passthrough,
+            nodes: self.nodes(),
         }
     }
 
@@ -222,6 +251,7 @@ impl Mounts {
     /// Something is in use there (then both are still up), or the kernel refused.
     pub fn unmount(&self, lazy: bool) -> Result<(), MountError> {
         let (views, staging) = std::mem::take(&mut *self.up.lock());
+        let apart = staging.is_some();
         if let Some(up) = staging {
             if let Err(error) = sys_mount::unmount(&up.mounted, lazy) {
                 *self.up.lock() = (views, Some(up));
@@ -236,15 +266,16 @@ impl Mounts {
                 Ok(())
             }
             Err(error) => {
-                self.put_staging_back(up);
+                let staging = if apart { self.put_staging_back() } else { None };
+                *self.up.lock() = (Some(up), staging);
                 Err(error)
             }
         }
     }
 
     /// Staging had to go first to let go of the views; they are in use, so it comes back.
-    fn put_staging_back(&self, views: Up) {
-        let staging = match self.served.mount_staging() {
+    fn put_staging_back(&self) -> Option<Up> {
+        match self.served.mount_staging() {
             Ok(up) => {
                 *self.notifier.0.to_staging.lock() = up.session.notifier();
                 Some(up)
@@ -253,8 +284,7 @@ impl Mounts {
                 tracing::error!(%error, "staging could not be mounted again");
                 None
             }
-        };
-        *self.up.lock() = (Some(views), staging);
+        }
     }
 }
 
@@ -285,6 +315,8 @@ struct Notices {
     shown: Mutex<Arc<Visible>>,
     to_views: SessionNotifier,
     to_staging: Mutex<SessionNotifier>,
+    /// How the kernel knows the nodes of staging.
+    nodes: StagingNodes,
 }
 
 /// Tells the kernel what changed. For the dispatcher: never to be called from a FUSE thread, nor with a lock held that a request
@@ -295,7 +327,7 @@ pub struct Notifier(Arc<Notices>);
 impl Notifier {
     /// Staging went back, or stands on something else.
     pub fn invalidate_staging(&self, invalidations: &[Invalidation]) {
-        let notices = notify::of_staging(invalidations);
+        let notices = notify::of_staging(self.0.nodes, invalidations);
         let kernel = self.0.to_staging.lock().clone();
         notices.iter().for_each(|notice| kernel.send(notice));
     }

@@ -2,8 +2,9 @@
 //!
 //! fuser reports the node id as `st_ino`, so an unchanged file has one number in every version.
 //!
-//! Views: a tag (3 bits), a version (26 bits), an inode (35 bits). Staging: a generation (24 bits), an inode (40 bits; never
-//! past the views' 35). What does not fit has no node: the caller answers `EOVERFLOW` instead of showing another file.
+//! Views: a tag (3 bits), a version (26 bits), an inode (35 bits). Staging in a session of its own: a generation (24 bits), an
+//! inode (40 bits; never past the views' 35); in one session with the views: the tag that they leave free, a generation (26 bits),
+//! an inode (35 bits). What does not fit has no node: the caller answers `EOVERFLOW` instead of showing another file.
 
 use crate::ids::{Ino, VersionId};
 
@@ -12,30 +13,56 @@ const VERSION_BITS: u32 = 26;
 const STAGING_INO_BITS: u32 = 40;
 const GENERATION_BITS: u32 = 24;
 
+/// The tag that no node of the views has.
+const STAGING_TAG: u64 = 7;
+
 /// A node id as the kernel sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RawNode(pub u64);
 
 impl RawNode {
-    /// The root of either session.
+    /// The root of a session.
     pub const ROOT: Self = Self(1);
+
+    /// Whether it is a node of staging, in a session that serves the views as well.
+    #[must_use]
+    pub const fn is_staging_beside_views(self) -> bool {
+        self.0 >> (INO_BITS + VERSION_BITS) == STAGING_TAG
+    }
 }
 
-/// An inode of staging and the generation of its content.
-///
-/// # Errors
-/// `None` if the number does not fit.
-#[must_use]
-pub fn pack_staging(ino: Ino, generation: u32) -> Option<RawNode> {
-    let fits = ino.0 >> STAGING_INO_BITS == 0 && generation >> GENERATION_BITS == 0;
-    fits.then_some(RawNode(ino.0 | u64::from(generation) << STAGING_INO_BITS))
+/// How the nodes of staging are numbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StagingNodes {
+    /// In a session of its own.
+    Alone,
+    /// In one session with the views.
+    BesideViews,
 }
 
-/// The inode and generation of a node of staging.
-#[must_use]
-pub const fn unpack_staging(node: RawNode) -> (Ino, u32) {
-    let generation = (node.0 >> STAGING_INO_BITS) as u32;
-    (Ino(node.0 & ((1 << STAGING_INO_BITS) - 1)), generation)
+impl StagingNodes {
+    /// The number of an inode of staging with the generation of its content; `None` if it does not fit.
+    #[must_use]
+    pub fn pack(self, ino: Ino, generation: u32) -> Option<RawNode> {
+        let generation = u64::from(generation);
+        let (ino_bits, generation_bits, tag) = match self {
+            Self::Alone => (STAGING_INO_BITS, GENERATION_BITS, 0),
+            Self::BesideViews => (INO_BITS, VERSION_BITS, STAGING_TAG << (INO_BITS + VERSION_BITS)),
+        };
+        let fits = ino.0 >> ino_bits == 0 && generation >> generation_bits == 0;
+        fits.then_some(RawNode(tag | generation << ino_bits | ino.0))
+    }
+
+    /// The inode and generation of a node of staging.
+    #[must_use]
+    pub const fn unpack(self, node: RawNode) -> (Ino, u32) {
+        let (ino_bits, generation_bits) = match self {
+            Self::Alone => (STAGING_INO_BITS, GENERATION_BITS),
+            Self::BesideViews => (INO_BITS, VERSION_BITS),
+        };
+        let generation = node.0 >> ino_bits & ((1 << generation_bits) - 1);
+        (Ino(node.0 & ((1 << ino_bits) - 1)), generation as u32)
+    }
 }
 
 /// The trees of versions in the views. The kernel allows a directory one place only, so each has directories of its own.
@@ -71,7 +98,7 @@ pub enum LineageNode {
 pub enum ViewNode {
     /// The mount's root.
     Root,
-    /// The empty directory that staging is mounted on.
+    /// The empty directory that staging is mounted on; in one session with staging, only its place in the root.
     Staging,
     /// `versions`.
     Versions,
@@ -212,18 +239,29 @@ mod tests {
 
         #[test]
         fn staging_s_numbers_go_both_ways(ino in 0..1_u64 << STAGING_INO_BITS, generation in 0..1_u32 << GENERATION_BITS) {
-            let raw = pack_staging(Ino(ino), generation).unwrap();
-            prop_assert_eq!(unpack_staging(raw), (Ino(ino), generation));
+            let raw = StagingNodes::Alone.pack(Ino(ino), generation).unwrap();
+            prop_assert_eq!(StagingNodes::Alone.unpack(raw), (Ino(ino), generation));
+        }
+
+        #[test]
+        fn staging_beside_the_views_is_no_view(ino in 0..=TOP_INO, generation in 0..1_u32 << VERSION_BITS, view in nodes()) {
+            let raw = StagingNodes::BesideViews.pack(Ino(ino), generation).unwrap();
+            prop_assert_eq!(StagingNodes::BesideViews.unpack(raw), (Ino(ino), generation));
+            prop_assert!(raw.is_staging_beside_views());
+            prop_assert_eq!(ViewNode::unpack(raw), None);
+            prop_assert!(!view.pack().unwrap().is_staging_beside_views());
         }
     }
 
     #[test]
     fn both_roots_are_the_kernel_s_root_and_what_does_not_fit_has_no_number() {
         assert_eq!(ViewNode::Root.pack(), Some(RawNode::ROOT));
-        assert_eq!(pack_staging(Ino::ROOT, 0), Some(RawNode::ROOT));
+        assert_eq!(StagingNodes::Alone.pack(Ino::ROOT, 0), Some(RawNode::ROOT));
         assert_eq!(ViewNode::File(VersionId(0), Ino(TOP_INO + 1)).pack(), None);
         assert_eq!(ViewNode::Link(VersionId(TOP_VERSION + 1)).pack(), None);
-        assert_eq!(pack_staging(Ino(1), 1 << GENERATION_BITS), None);
+        assert_eq!(StagingNodes::Alone.pack(Ino(1), 1 << GENERATION_BITS), None);
+        assert_eq!(StagingNodes::BesideViews.pack(Ino(TOP_INO + 1), 0), None);
+        assert_eq!(StagingNodes::BesideViews.pack(Ino(1), 1 << VERSION_BITS), None);
         assert_eq!(ViewNode::unpack(RawNode(0)), None);
     }
 }

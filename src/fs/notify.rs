@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::nodes::{RawNode, ViewNode, pack_staging};
+use super::nodes::{RawNode, StagingNodes, ViewNode};
 use super::views::Visible;
 use crate::ids::VersionId;
 use crate::version::staging::Invalidation;
@@ -56,10 +56,10 @@ fn gone<'a, T>(old: &'a BTreeMap<VersionId, T>, new: &'a BTreeMap<VersionId, T>)
 }
 
 /// What staging says the kernel must forget. A number that fits into no node id was never given to the kernel.
-pub(super) fn of_staging(invalidations: &[Invalidation]) -> Vec<Notice> {
+pub(super) fn of_staging(nodes: StagingNodes, invalidations: &[Invalidation]) -> Vec<Notice> {
     let notice = |invalidation: &Invalidation| match invalidation {
-        Invalidation::Inode(node) => pack_staging(node.ino, node.generation).map(Notice::Inode),
-        Invalidation::Entry { dir, name } => pack_staging(dir.ino, dir.generation).map(|dir| Notice::Entry(dir, Arc::clone(name))),
+        Invalidation::Inode(node) => nodes.pack(node.ino, node.generation).map(Notice::Inode),
+        Invalidation::Entry { dir, name } => nodes.pack(dir.ino, dir.generation).map(|dir| Notice::Entry(dir, Arc::clone(name))),
     };
     invalidations.iter().filter_map(notice).collect()
 }

@@ -24,9 +24,9 @@ use super::adapter_attr::{self, FOREVER, GENERATION};
 use super::adapter_backing::Backings;
 use super::adapter_errno::of_staging;
 use super::adapter_reply;
-use super::adapter_staging::{caller, node, raw, reply_attr, reply_empty, reply_entry, told};
+use super::adapter_staging::{caller, reply_empty};
 use super::counters::{Counters, Op};
-use super::nodes::RawNode;
+use super::nodes::{RawNode, StagingNodes};
 use super::slow_lane::SlowLane;
 use super::views::xattr::OWN;
 use crate::ids::VersionId;
@@ -55,6 +55,7 @@ pub(super) struct StagingSession {
     /// Nodes whose attributes the kernel must ask for from now on. Sent by another thread: this one may not notify.
     pub(super) volatile: Sender<RawNode>,
     pub(super) passthrough: bool,
+    pub(super) nodes: StagingNodes,
 }
 
 /// How an opened file is served.
@@ -121,11 +122,13 @@ impl StagingSession {
         self.list(handle, offset, true, |entry| {
             let name = OsStr::from_bytes(&entry.name);
             let (attr, ttl) = match &entry.attr {
-                _ if matches!(&*entry.name, b"." | b"..") => (adapter_attr::bare(raw(entry.node)?, FileKind::Directory), Duration::ZERO),
-                Some(attr) => told(attr)?,
+                _ if matches!(&*entry.name, b"." | b"..") => {
+                    (adapter_attr::bare(self.nodes.raw(entry.node)?, FileKind::Directory), Duration::ZERO)
+                }
+                Some(attr) => self.nodes.told(attr)?,
                 // The handle shows the directory as it was. What has the name now is what a lookup must find.
                 None => match self.staging.lookup(dir, &entry.name) {
-                    Ok(attr) => told(&attr)?,
+                    Ok(attr) => self.nodes.told(&attr)?,
                     Err(FsError::NotFound | FsError::Stale) => return Ok(false),
                     Err(error) => return Err(error),
                 },
@@ -161,10 +164,10 @@ impl Filesystem for StagingSession {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.counters.count(Op::Lookup);
-        match self.staging.lookup(node(parent), name.as_bytes()) {
+        match self.staging.lookup(self.nodes.node(parent), name.as_bytes()) {
             // Node 0: the kernel remembers that there is nothing. It learns of what comes by its own requests, or by a notice.
             Err(FsError::NotFound) => reply.entry(&FOREVER, &adapter_attr::bare(RawNode(0), FileKind::Regular), GENERATION),
-            found => reply_entry(reply, found),
+            found => self.nodes.reply_entry(reply, found),
         }
     }
 
@@ -173,7 +176,7 @@ impl Filesystem for StagingSession {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         self.counters.count(Op::GetAttr);
-        reply_attr(reply, self.staging.attr(node(ino), fh.map(|fh| Handle(fh.0))));
+        self.nodes.reply_attr(reply, self.staging.attr(self.nodes.node(ino), fh.map(|fh| Handle(fh.0))));
     }
 
     fn setattr(
@@ -193,12 +196,12 @@ impl Filesystem for StagingSession {
             mtime: mtime.map(adapter_attr::time_set),
             ctime: ctime.map(adapter_attr::time),
         };
-        reply_attr(reply, self.staging.set_attr(&caller(req), node(ino), fh.map(|fh| Handle(fh.0)), &change));
+        self.nodes.reply_attr(reply, self.staging.set_attr(&caller(req), self.nodes.node(ino), fh.map(|fh| Handle(fh.0)), &change));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
         self.counters.count(Op::ReadLink);
-        match self.staging.read_link(node(ino)) {
+        match self.staging.read_link(self.nodes.node(ino)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(of_staging(&error)),
         }
@@ -207,27 +210,29 @@ impl Filesystem for StagingSession {
     fn mknod(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         self.counters.count(Op::MakeNode);
         let Some(kind) = adapter_attr::kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
-        reply_entry(reply, self.staging.make_node(&caller(req), node(dir), name.as_bytes(), kind, mode & 0o7777, umask, rdev));
+        let dir = self.nodes.node(dir);
+        self.nodes.reply_entry(reply, self.staging.make_node(&caller(req), dir, name.as_bytes(), kind, mode & 0o7777, umask, rdev));
     }
 
     fn mkdir(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         self.counters.count(Op::MakeDir);
-        reply_entry(reply, self.staging.make_dir(&caller(req), node(dir), name.as_bytes(), mode & 0o7777, umask));
+        self.nodes.reply_entry(reply, self.staging.make_dir(&caller(req), self.nodes.node(dir), name.as_bytes(), mode & 0o7777, umask));
     }
 
     fn unlink(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.counters.count(Op::Unlink);
-        reply_empty(reply, self.staging.unlink(&caller(req), node(dir), name.as_bytes()));
+        reply_empty(reply, self.staging.unlink(&caller(req), self.nodes.node(dir), name.as_bytes()));
     }
 
     fn rmdir(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.counters.count(Op::RemoveDir);
-        reply_empty(reply, self.staging.remove_dir(&caller(req), node(dir), name.as_bytes()));
+        reply_empty(reply, self.staging.remove_dir(&caller(req), self.nodes.node(dir), name.as_bytes()));
     }
 
     fn symlink(&self, req: &Request, dir: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         self.counters.count(Op::Symlink);
-        reply_entry(reply, self.staging.symlink(&caller(req), node(dir), name.as_bytes(), target.as_os_str().as_bytes()));
+        let made = self.staging.symlink(&caller(req), self.nodes.node(dir), name.as_bytes(), target.as_os_str().as_bytes());
+        self.nodes.reply_entry(reply, made);
     }
 
     fn rename(
@@ -240,23 +245,23 @@ impl Filesystem for StagingSession {
             libc::RENAME_EXCHANGE => RenameMode::Exchange,
             _ => return reply.error(Errno::EINVAL),
         };
-        let done = self.staging.rename(&caller(req), node(dir), name.as_bytes(), node(new_dir), new_name.as_bytes(), mode);
-        reply_empty(reply, done);
+        let (dir, new_dir) = (self.nodes.node(dir), self.nodes.node(new_dir));
+        reply_empty(reply, self.staging.rename(&caller(req), dir, name.as_bytes(), new_dir, new_name.as_bytes(), mode));
     }
 
     fn link(&self, req: &Request, ino: INodeNo, new_dir: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
         self.counters.count(Op::Link);
-        reply_entry(reply, self.staging.link(&caller(req), node(ino), node(new_dir), new_name.as_bytes()));
+        self.nodes.reply_entry(reply, self.staging.link(&caller(req), self.nodes.node(ino), self.nodes.node(new_dir), new_name.as_bytes()));
     }
 
     fn create(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
         self.counters.count(Op::Create);
-        let created = self.staging.create(&caller(req), node(dir), name.as_bytes(), mode & 0o7777, umask, flags);
+        let created = self.staging.create(&caller(req), self.nodes.node(dir), name.as_bytes(), mode & 0o7777, umask, flags);
         let (attr, opened) = match created {
             Ok((attr, opened)) => (attr, opened),
             Err(error) => return reply.error(of_staging(&error)),
         };
-        let (attr, ttl) = match told(&attr) {
+        let (attr, ttl) = match self.nodes.told(&attr) {
             Ok(told) => told,
             Err(error) => {
                 self.staging.release(opened.handle);
@@ -273,7 +278,7 @@ impl Filesystem for StagingSession {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.counters.count(Op::Open);
-        let opened = match self.staging.open(&caller(req), node(ino), flags.0) {
+        let opened = match self.staging.open(&caller(req), self.nodes.node(ino), flags.0) {
             Ok(opened) => opened,
             Err(error) => return reply.error(of_staging(&error)),
         };
@@ -336,7 +341,7 @@ impl Filesystem for StagingSession {
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.counters.count(Op::OpenDir);
-        match self.staging.open_dir(node(ino)) {
+        match self.staging.open_dir(self.nodes.node(ino)) {
             // The kernel keeps the listing until it changes the directory itself or gets a notice.
             Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE),
             Err(error) => reply.error(of_staging(&error)),
@@ -346,7 +351,7 @@ impl Filesystem for StagingSession {
     fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         self.counters.count(Op::ReadDir);
         let listed = self.list(Handle(fh.0), offset, false, |entry| {
-            let id = INodeNo(raw(entry.node)?.0);
+            let id = INodeNo(self.nodes.raw(entry.node)?.0);
             Ok(reply.add(id, entry.next_offset, adapter_attr::kind(entry.kind), OsStr::from_bytes(&entry.name)))
         });
         match listed {
@@ -357,7 +362,7 @@ impl Filesystem for StagingSession {
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         self.counters.count(Op::ReadDirPlus);
-        match self.list_plus(node(ino), Handle(fh.0), offset, &mut reply) {
+        match self.list_plus(self.nodes.node(ino), Handle(fh.0), offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(of_staging(&error)),
         }
@@ -387,7 +392,7 @@ impl Filesystem for StagingSession {
         self.counters.count(Op::GetXattr);
         let value = match name.as_bytes().strip_prefix(OWN) {
             Some(own) => self.own_xattr(own),
-            None => self.staging.get_xattr(node(ino), name.as_bytes()),
+            None => self.staging.get_xattr(self.nodes.node(ino), name.as_bytes()),
         };
         match value {
             Ok(value) => adapter_reply::sized(reply, size, &value),
@@ -406,12 +411,12 @@ impl Filesystem for StagingSession {
         if name.as_bytes().starts_with(OWN) {
             return reply.error(Errno::EPERM);
         }
-        reply_empty(reply, self.staging.set_xattr(&caller(req), node(ino), name.as_bytes(), value, mode));
+        reply_empty(reply, self.staging.set_xattr(&caller(req), self.nodes.node(ino), name.as_bytes(), value, mode));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.counters.count(Op::ListXattr);
-        match self.staging.list_xattrs(&caller(req), node(ino)) {
+        match self.staging.list_xattrs(&caller(req), self.nodes.node(ino)) {
             Ok(names) => adapter_reply::sized(reply, size, &adapter_reply::joined(&names)),
             Err(error) => reply.error(of_staging(&error)),
         }
@@ -422,7 +427,7 @@ impl Filesystem for StagingSession {
         if name.as_bytes().starts_with(OWN) {
             return reply.error(Errno::EPERM);
         }
-        reply_empty(reply, self.staging.remove_xattr(&caller(req), node(ino), name.as_bytes()));
+        reply_empty(reply, self.staging.remove_xattr(&caller(req), self.nodes.node(ino), name.as_bytes()));
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {

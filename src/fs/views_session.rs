@@ -2,6 +2,9 @@
 //!
 //! Mounted read-only, so the kernel refuses writes by itself. Nothing changes but by our own notice: entries, attributes,
 //! symlinks, absent names, listings and pages stay in the kernel, and opens need no request (the first one is answered ENOSYS).
+//!
+//! Without root it shares its session with staging (`combined_session`). Then the kernel can't refuse writes, so they are refused
+//! here, and nothing may be answered ENOSYS: the kernel would not ask for staging either.
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,29 +13,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
-    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode,
+    AccessFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode,
     OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, WriteFlags,
 };
 
 use super::adapter_attr::{self, FOREVER, GENERATION};
-use super::adapter_errno::of_views;
+use super::adapter_errno::{of_staging, of_views};
 use super::adapter_reply;
 use super::counters::{Counters, Op};
-use super::nodes::{RawNode, ViewNode};
+use super::nodes::{RawNode, StagingNodes, ViewNode};
 use super::views::{Keep, Listed, ViewError, ViewResult, Views, raw};
+use crate::ids::Ino;
 use crate::tree::key::FileKind;
+use crate::version::staging::{NodeRef, Staging};
 
 /// Entries asked of a directory at a time: about what fits into one answer.
 const BATCH: usize = 128;
+
+/// Where staging begins.
+const STAGING_ROOT: NodeRef = NodeRef { ino: Ino::ROOT, generation: 0 };
 
 /// The views as a FUSE filesystem.
 #[derive(Debug)]
 pub(super) struct ViewsSession {
     pub(super) views: Arc<Views>,
     pub(super) counters: Arc<Counters>,
-    /// Whether the kernel refuses writes (else opens must be seen, to refuse those for writing).
-    pub(super) kernel_read_only: bool,
+    /// Staging, if it is a directory of this session instead of a mount of its own.
+    pub(super) beside: Option<Arc<Staging>>,
 }
 
 fn node(ino: INodeNo) -> ViewResult<ViewNode> {
@@ -47,17 +55,40 @@ const fn ttl(keep: Keep) -> Duration {
 }
 
 impl ViewsSession {
+    /// What the kernel is told of a node, and how long it may keep that.
+    fn told(&self, node: ViewNode) -> ViewResult<(FileAttr, Duration)> {
+        match &self.beside {
+            Some(staging) if node == ViewNode::Staging => {
+                let told = staging.attr(STAGING_ROOT, None).and_then(|attr| StagingNodes::BesideViews.told(&attr));
+                told.map_err(|error| ViewError::Host(io::Error::from_raw_os_error(of_staging(&error).code())))
+            }
+            _ => Ok((adapter_attr::attr(&self.views.attr(node)?), ttl(self.views.keeps_attr(node)))),
+        }
+    }
+
+    /// The number of a node that a listing shows.
+    fn number(&self, node: ViewNode) -> ViewResult<RawNode> {
+        match (&self.beside, node) {
+            (Some(_), ViewNode::Staging) => {
+                StagingNodes::BesideViews.pack(STAGING_ROOT.ino, STAGING_ROOT.generation).ok_or(ViewError::Overflow)
+            }
+            _ => raw(node),
+        }
+    }
+
+    /// An answer that only a session of the views alone may give: that the kernel need not ask for this operation again.
+    fn never_again(&self, reply: ReplyEmpty) {
+        if self.beside.is_some() { reply.ok() } else { reply.error(Errno::ENOSYS) }
+    }
+
     fn lookup_reply(&self, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let dir = match node(parent) {
             Ok(dir) => dir,
             Err(error) => return reply.error(of_views(&error)),
         };
         let found = self.views.lookup(dir, name.as_bytes());
-        match found.and_then(|node| node.map(|node| Ok((node, self.views.attr(node)?))).transpose()) {
-            Ok(Some((node, attr))) => {
-                let attr = adapter_attr::attr(&attr);
-                reply.entry_with_ttls(&ttl(self.views.keeps_attr(node)), &FOREVER, &attr, GENERATION);
-            }
+        match found.and_then(|node| node.map(|node| self.told(node)).transpose()) {
+            Ok(Some((attr, ttl))) => reply.entry_with_ttls(&ttl, &FOREVER, &attr, GENERATION),
             Ok(None) => match self.views.keeps_absence(dir) {
                 // Node 0: the kernel remembers that there is nothing.
                 Keep::Forever => reply.entry(&FOREVER, &adapter_attr::bare(RawNode(0), FileKind::Regular), GENERATION),
@@ -86,18 +117,17 @@ impl ViewsSession {
     fn list_plus(&self, dir: INodeNo, offset: u64, reply: &mut ReplyDirectoryPlus) -> ViewResult<()> {
         self.list(dir, offset, |entry| {
             let name = OsStr::from_bytes(&entry.name);
-            let id = raw(entry.node)?;
-            let (attr, keep) = if matches!(&*entry.name, b"." | b"..") {
-                (adapter_attr::bare(id, entry.kind), Keep::Never)
+            let (attr, ttl) = if matches!(&*entry.name, b"." | b"..") {
+                (adapter_attr::bare(raw(entry.node)?, entry.kind), Duration::ZERO)
             } else {
-                match self.views.attr(entry.node) {
-                    Ok(attr) => (adapter_attr::attr(&attr), self.views.keeps_attr(entry.node)),
+                match self.told(entry.node) {
+                    Ok(told) => told,
                     // It went between the listing and now (a log, a version).
                     Err(ViewError::NotFound | ViewError::Stale) => return Ok(false),
                     Err(error) => return Err(error),
                 }
             };
-            Ok(reply.add(INodeNo(id.0), entry.next, name, &ttl(keep), &attr, GENERATION))
+            Ok(reply.add(attr.ino, entry.next, name, &ttl, &attr, GENERATION))
         })
     }
 }
@@ -130,8 +160,8 @@ impl Filesystem for ViewsSession {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.counters.count(Op::GetAttr);
-        match node(ino).and_then(|node| Ok((node, self.views.attr(node)?))) {
-            Ok((node, attr)) => reply.attr(&ttl(self.views.keeps_attr(node)), &adapter_attr::attr(&attr)),
+        match node(ino).and_then(|node| self.told(node)) {
+            Ok((attr, ttl)) => reply.attr(&ttl, &attr),
             Err(error) => reply.error(of_views(&error)),
         }
     }
@@ -144,15 +174,20 @@ impl Filesystem for ViewsSession {
         }
     }
 
-    fn open(&self, _req: &Request, _ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.counters.count(Op::Open);
-        if self.kernel_read_only {
+        if self.beside.is_none() {
             // The kernel never asks again, and keeps pages from open to open.
-            reply.error(Errno::ENOSYS);
-        } else if flags.acc_mode() == OpenAccMode::O_RDONLY && flags.0 & libc::O_TRUNC == 0 {
-            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
-        } else {
-            reply.error(Errno::EROFS);
+            return reply.error(Errno::ENOSYS);
+        }
+        if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0 {
+            return reply.error(Errno::EROFS);
+        }
+        match node(ino).map(|node| self.views.keeps_attr(node)) {
+            Ok(Keep::Forever) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH),
+            // What changes by itself is read here every time.
+            Ok(Keep::Never) => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH),
+            Err(error) => reply.error(of_views(&error)),
         }
     }
 
@@ -170,30 +205,38 @@ impl Filesystem for ViewsSession {
 
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
         self.counters.count(Op::Flush);
-        // Nothing is ever written: the kernel need not ask again.
-        reply.error(Errno::ENOSYS);
+        // Nothing is ever written.
+        self.never_again(reply);
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.counters.count(Op::FSync);
-        reply.error(Errno::ENOSYS);
+        self.never_again(reply);
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.counters.count(Op::FSyncDir);
-        reply.error(Errno::ENOSYS);
+        self.never_again(reply);
     }
 
-    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.counters.count(Op::OpenDir);
-        // Offsets need no handle; the kernel never asks again, and keeps listings until the directory's time changes.
-        reply.error(Errno::ENOSYS);
+        if self.beside.is_none() {
+            // Offsets need no handle; the kernel never asks again, and keeps listings until the directory's time changes.
+            return reply.error(Errno::ENOSYS);
+        }
+        match node(ino) {
+            // Of a version: it never changes.
+            Ok(ViewNode::Directory(..)) => reply.opened(FileHandle(0), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(_) => reply.opened(FileHandle(0), FopenFlags::empty()),
+            Err(error) => reply.error(of_views(&error)),
+        }
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         self.counters.count(Op::ReadDir);
         let listed = self.list(ino, offset, |entry| {
-            let id = INodeNo(raw(entry.node)?.0);
+            let id = INodeNo(self.number(entry.node)?.0);
             Ok(reply.add(id, entry.next, adapter_attr::kind(entry.kind), OsStr::from_bytes(&entry.name)))
         });
         match listed {
@@ -263,7 +306,7 @@ impl Filesystem for ViewsSession {
         reply.ok();
     }
 
-    // The rest only arrives where an unprivileged mount could not ask the kernel to refuse it.
+    // The rest only arrives where the kernel can't refuse it, because staging is in the same mount.
 
     fn setattr(
         &self, _req: &Request, _ino: INodeNo, _mode: Option<u32>, _uid: Option<u32>, _gid: Option<u32>, _size: Option<u64>,

@@ -71,6 +71,10 @@ fn missing(error: io::Error) -> io::Error {
 fn refusal(words: &[u8]) -> io::Error {
     let words = String::from_utf8_lossy(words);
     let words = words.trim();
+    if words.contains("failed to open /dev/fuse") && words.contains("Permission denied") {
+        let what = "users may not open /dev/fuse here; let them, as root: chmod 666 /dev/fuse";
+        return io::Error::new(io::ErrorKind::PermissionDenied, what);
+    }
     let kind = if words.contains("busy") { io::ErrorKind::ResourceBusy } else { io::ErrorKind::PermissionDenied };
     io::Error::new(kind, if words.is_empty() { "fusermount3 refused without a reason".to_owned() } else { words.to_owned() })
 }

@@ -40,9 +40,9 @@ pub enum MountError {
     /// Something else is on top of the mount.
     #[error("{0}: something else is mounted over it; unmount that first")]
     Covered(PathBuf),
-    /// fusermount3 mounts staging with root's rights, whom a mount for its owner alone keeps out of the views.
-    #[error("{0}: without root, mounting needs --allow-other, and \"user_allow_other\" in /etc/fuse.conf")]
-    NeedsAllowOther(PathBuf),
+    /// The system does not let users share their mounts.
+    #[error("{0}: --allow-other needs root, or a line \"user_allow_other\" in /etc/fuse.conf")]
+    OthersNotAllowed(PathBuf),
     /// The kernel or the helper refused.
     #[error("{path}: {doing} failed: {source}")]
     Refused {
@@ -173,7 +173,11 @@ fn detach(path: &Path) -> Result<(), MountError> {
 pub fn mount(what: &FuseMount<'_>) -> Result<(File, Mounted), MountError> {
     let path = what.target;
     let fuse = if privileged() { mount_as_root(what) } else { mount_as_user(what) };
-    let fuse = fuse.map_err(MountError::refused(path, "mounting"))?;
+    let fuse = fuse.map_err(|error| match error.to_string() {
+        // The helper's own words; it alone knows which file and which lines it goes by.
+        words if what.allow_other && words.contains("user_allow_other") => MountError::OthersNotAllowed(path.to_owned()),
+        _ => MountError::refused(path, "mounting")(error),
+    })?;
     let mounted = mountinfo::mounted_at(path).map_err(MountError::refused(path, "reading /proc/self/mountinfo"))?;
     match mounted {
         Some(entry) => Ok((fuse, Mounted { path: path.to_owned(), entry })),

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod user;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -80,7 +82,7 @@ impl Sandbox {
 
     /// The same as a command, for tests that need more than its output.
     pub fn command<I: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_shadowfs"));
+        let mut command = Command::new(user::binary());
         command.args(args).current_dir(self.dir.path()).env_remove("SHADOWFS").env("NO_COLOR", "1").stdin(Stdio::null());
         command
     }
