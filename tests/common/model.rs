@@ -620,53 +620,100 @@ pub fn bytes(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|at| seed.wrapping_add((at as u8).wrapping_mul(7)) | 1).collect()
 }
 
+/// What most operations are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Focus {
+    /// Making, moving and removing names, three directories deep.
+    Names,
+    /// The bytes of a few files that are often opened and closed.
+    Bytes,
+}
+
 /// Sizes and offsets come in units of `unit` bytes, and now and then a few bytes off.
-pub fn op(unit: u64, uids: &'static [u32]) -> impl Strategy<Value = Op> {
-    let name = || prop::sample::select(vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
-    let path = move || prop::collection::vec(name(), 1..4);
-    let anywhere = move || prop::collection::vec(name(), 0..4);
+pub fn op(unit: u64, uids: &'static [u32], focus: Focus) -> impl Strategy<Value = Op> {
+    let bytes = u32::from(focus == Focus::Bytes);
+    let names = u32::from(focus == Focus::Names);
+    prop_oneof![
+        2 + 8 * names => name_op(uids, focus),
+        1 => attribute_op(unit, uids, focus),
+        1 + 6 * bytes => byte_op(unit, uids, focus),
+    ]
+}
+
+fn path(focus: Focus, least: usize) -> impl Strategy<Value = Path> {
+    let name = prop::sample::select(vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
+    let longest = if focus == Focus::Names { 3 } else { 1 };
+    (prop::collection::vec(name, 3), least..10_usize).prop_map(move |(mut path, len)| {
+        // Short ones are the most: what is deep needs directories above it.
+        path.truncate([0, 1, 1, 1, 1, 2, 2, 2, 2, 3][len].min(longest));
+        path
+    })
+}
+
+fn name_op(uids: &'static [u32], focus: Focus) -> impl Strategy<Value = Op> {
+    let path = move || path(focus, 1);
     let slot = || 0..SLOTS;
-    let at = move || (0..12_u64, 0..3_u64).prop_map(move |(units, off)| units * unit + off);
-    let len = move || at().prop_map(|len| len.max(1));
     let uid = move || prop::sample::select(uids);
-    let mode = || prop::sample::select(vec![0o644_u32, 0o755, 0o600, 0o2775, 0o4755, 0o6711, 0o1777]);
-    let xattr = || prop::sample::select(vec![b"user.x".to_vec(), b"user.y".to_vec(), b"trusted.z".to_vec()]);
-    let time = || (-5_000_000_000..5_000_000_000_i64, 0..1_000_000_000_u32);
     let how = prop::sample::select(vec![Rename::Replace, Rename::Replace, Rename::NoReplace, Rename::Exchange]);
-    let allocate =
-        prop::sample::select(vec![Fallocate::Extend, Fallocate::KeepSize, Fallocate::Punch, Fallocate::Zero, Fallocate::ZeroKeepSize]);
+    let dirs = if focus == Focus::Names { 8 } else { 0 };
     prop_oneof![
         10 => (path(), mode(), slot(), uid()).prop_map(|(path, mode, slot, uid)| Op::Create { path, mode, slot, uid }),
-        8 => (path(), mode(), uid()).prop_map(|(path, mode, uid)| Op::Mkdir { path, mode, uid }),
-        1 => (path(), mode()).prop_map(|(path, mode)| Op::Mkfifo { path, mode }),
-        2 => path().prop_map(|path| Op::Symlink { path, target: b"no/where".to_vec() }),
-        6 => (path(), path()).prop_map(|(from, to)| Op::Link { from, to }),
-        5 => path().prop_map(|path| Op::Unlink { path }),
+        dirs => (path(), mode(), uid()).prop_map(|(path, mode, uid)| Op::Mkdir { path, mode, uid }),
+        dirs / 8 => (path(), mode()).prop_map(|(path, mode)| Op::Mkfifo { path, mode }),
+        dirs / 4 => path().prop_map(|path| Op::Symlink { path, target: b"no/where".to_vec() }),
+        5 => (path(), path()).prop_map(|(from, to)| Op::Link { from, to }),
+        4 => path().prop_map(|path| Op::Unlink { path }),
         3 => path().prop_map(|path| Op::Rmdir { path }),
-        10 => (path(), path(), how).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
+        8 => (path(), path(), how).prop_map(|(from, to, how)| Op::Rename { from, to, how }),
+        2 => self::path(focus, 0).prop_map(|path| Op::List { path }),
+    ]
+}
+
+fn mode() -> impl Strategy<Value = u32> {
+    prop::sample::select(vec![0o644_u32, 0o755, 0o600, 0o2775, 0o4755, 0o6711, 0o1777])
+}
+
+fn attribute_op(unit: u64, uids: &'static [u32], focus: Focus) -> impl Strategy<Value = Op> {
+    let anywhere = move || path(focus, 0);
+    let uid = move || prop::sample::select(uids);
+    let xattr = || prop::sample::select(vec![b"user.x".to_vec(), b"user.y".to_vec(), b"trusted.z".to_vec()]);
+    let time = || (-5_000_000_000..5_000_000_000_i64, 0..1_000_000_000_u32);
+    prop_oneof![
         3 => (anywhere(), mode()).prop_map(|(path, mode)| Op::Chmod { path, mode: mode as u16 }),
         2 => (anywhere(), uid(), uid()).prop_map(|(path, uid, gid)| Op::Chown { path, uid, gid }),
-        4 => (path(), at(), uid()).prop_map(|(path, size, uid)| Op::Truncate { path, size, uid }),
+        4 => (anywhere(), at(unit), uid()).prop_map(|(path, size, uid)| Op::Truncate { path, size, uid }),
         2 => (anywhere(), time(), time()).prop_map(|(path, atime, mtime)| Op::Times { path, atime, mtime }),
         4 => (anywhere(), xattr(), 0..40_usize, any::<bool>(), any::<bool>()).prop_map(|(path, name, len, create, replace)| {
             Op::SetXattr { path, name, value: bytes(len as u8, len), create, replace: replace && !create }
         }),
         2 => (anywhere(), xattr()).prop_map(|(path, name)| Op::RemoveXattr { path, name }),
-        8 => (path(), slot(), any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.1)).prop_map(
-            |(path, slot, write, append, truncate)| Op::Open { path, slot, write, append, truncate }
-        ),
-        5 => slot().prop_map(|slot| Op::Close { slot }),
-        6 => (slot(), at(), len()).prop_map(|(slot, offset, len)| Op::Read { slot, offset, len: len as usize }),
-        16 => (slot(), at(), len(), any::<u8>(), uid()).prop_map(|(slot, offset, len, seed, uid)| {
+    ]
+}
+
+fn at(unit: u64) -> impl Strategy<Value = u64> {
+    (0..12_u64, 0..3_u64).prop_map(move |(units, off)| units * unit + off)
+}
+
+fn byte_op(unit: u64, uids: &'static [u32], focus: Focus) -> impl Strategy<Value = Op> {
+    let slot = || 0..SLOTS;
+    let len = move || at(unit).prop_map(|len| len.max(1));
+    let uid = move || prop::sample::select(uids);
+    let open = (path(focus, 1), slot(), prop::bool::weighted(0.7), prop::bool::weighted(0.2), prop::bool::weighted(0.1));
+    let allocate =
+        prop::sample::select(vec![Fallocate::Extend, Fallocate::KeepSize, Fallocate::Punch, Fallocate::Zero, Fallocate::ZeroKeepSize]);
+    prop_oneof![
+        12 => open.prop_map(|(path, slot, write, append, truncate)| Op::Open { path, slot, write, append, truncate }),
+        14 => slot().prop_map(|slot| Op::Close { slot }),
+        4 => (slot(), at(unit), len()).prop_map(|(slot, offset, len)| Op::Read { slot, offset, len: len as usize }),
+        16 => (slot(), at(unit), len(), any::<u8>(), uid()).prop_map(|(slot, offset, len, seed, uid)| {
             Op::Write { slot, offset, len: len as usize, seed, uid }
         }),
-        4 => (slot(), at()).prop_map(|(slot, size)| Op::Resize { slot, size }),
-        5 => (slot(), allocate, at(), len()).prop_map(|(slot, how, offset, len)| Op::Fallocate { slot, how, offset, len }),
-        4 => (slot(), at(), slot(), at(), len()).prop_map(|(from, offset, to, to_offset, len)| {
+        3 => (slot(), at(unit)).prop_map(|(slot, size)| Op::Resize { slot, size }),
+        4 => (slot(), allocate, at(unit), len()).prop_map(|(slot, how, offset, len)| Op::Fallocate { slot, how, offset, len }),
+        3 => (slot(), at(unit), slot(), at(unit), len()).prop_map(|(from, offset, to, to_offset, len)| {
             Op::Copy { from, offset, to, to_offset, len }
         }),
         2 => (slot(), slot()).prop_map(move |(from, to)| Op::Copy { from, offset: 0, to, to_offset: 0, len: unit * 64 }),
         1 => slot().prop_map(|slot| Op::Fsync { slot }),
-        2 => anywhere().prop_map(|path| Op::List { path }),
     ]
 }

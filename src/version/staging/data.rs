@@ -10,7 +10,7 @@ use super::extents;
 use super::handles::CAPABILITY;
 use super::state::{Edit, Pending, put_record};
 use super::types::{Caller, Handle, Seek};
-use super::working::{CopyUp, FileCell, Work};
+use super::working::{CopyUp, FileCell, Host, Work};
 use crate::ids::{Ino, VersionId};
 use crate::store::StoreError;
 use crate::tree::Snapshot;
@@ -76,7 +76,7 @@ impl Staging {
             return Ok(0);
         }
         let mut work = cell.work.write();
-        let (record, version) = self.begin_data(caller, cell.ino)?;
+        let (record, version) = self.begin_data(caller, cell.ino, &mut work)?;
         let offset = offset.unwrap_or(record.size);
         let room = MAX_SIZE.checked_sub(offset).filter(|room| *room > 0).ok_or(FsError::FileTooLarge)?;
         let data = &data[..usize::try_from(room).unwrap_or(usize::MAX).min(data.len())];
@@ -103,12 +103,27 @@ impl Staging {
         }
     }
 
-    /// What every change of a file's bytes begins with: the record as it is now, and the version that takes the change.
-    pub(super) fn begin_data(&self, caller: &Caller, ino: Ino) -> FsResult<(Arc<InodeRecord>, VersionId)> {
+    /// What every change of a file's bytes begins with: the record as it is now, and the version that takes the change. A file that is one
+    /// host file of this version gets it as its work, so that its length and the file's stay the same.
+    pub(super) fn begin_data(&self, caller: &Caller, ino: Ino, work: &mut Work) -> FsResult<(Arc<InodeRecord>, VersionId)> {
         let mut state = self.lock();
         state.refresh(&self.cx, ino)?;
         let record = state.record(ino)?;
         let version = if state.orphans.contains_key(&ino) { record.changed_in } else { state.begin(caller, &self.cx) };
+        if matches!(work, Work::Stored) {
+            let backing = state.files.get(&ino).and_then(|file| file.backing.clone());
+            let own = match (backing, &record.content) {
+                (Some(backing), _) => Some((backing.object, backing.file)),
+                (None, Content::Object(object)) if state.pending(ino, *object) == Some(Pending::File) => {
+                    drop(state);
+                    Some((*object, self.host_file(*object)?))
+                }
+                _ => None,
+            };
+            if let Some((object, file)) = own {
+                *work = Work::Host(Host { object, file, whole: true });
+            }
+        }
         Ok((record, version))
     }
 

@@ -7,3 +7,4 @@ mod durability;
 mod lifecycle;
 mod names;
 mod rules;
+mod threads;

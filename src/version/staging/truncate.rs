@@ -7,7 +7,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::Staging;
 use super::data::{DataChange, MAX_SIZE};
 use super::extents;
-use super::state::{Edit, Pending, put_record};
+use super::state::{Edit, put_record};
 use super::types::{Allocate, Caller, Handle};
 use super::working::{CopyUp, FileCell, Host, Work, as_extents, data_len};
 use crate::ids::Ino;
@@ -29,7 +29,7 @@ impl Staging {
                 return Ok(());
             }
         }
-        let (record, version) = self.begin_data(caller, ino)?;
+        let (record, version) = self.begin_data(caller, ino, &mut work)?;
         let up = if size < record.size { self.shorten(ino, &mut work, &record, size)? } else { CopyUp::default() };
         if let (Work::Host(host), true) = (&*work, size > record.size)
             && host.whole
@@ -58,11 +58,7 @@ impl Staging {
             let snapshot = self.snapshot_of(&self.lock(), ino);
             let cut = InodeRecord { size, ..record.clone() };
             let held = data_len(&snapshot, &cut)?;
-            let own = match record.content {
-                Content::Object(object) => self.lock().pending(ino, object) == Some(Pending::File),
-                _ => false,
-            };
-            if !own && held > self.cx.options.small_file {
+            if held > self.cx.options.small_file {
                 // Of a large sealed object only the beginning counts from now on.
                 let mut up = as_extents(ino, &cut, held);
                 if matches!(record.content, Content::Extents) {
@@ -97,12 +93,6 @@ impl Staging {
     fn empty(&self, ino: Ino, record: &InodeRecord) -> FsResult<CopyUp> {
         let mut state = self.lock();
         if let Content::Object(object) = record.content {
-            let backed = state.files.get(&ino).is_some_and(|file| file.backing.is_some());
-            if backed {
-                let file = self.host_file(object)?;
-                file.set_len(0).map_err(|error| FsError::host("cut an object", error))?;
-                return Ok(CopyUp::default());
-            }
             state.drop_object(&self.cx, ino, object);
         }
         let edits = state.drop_extents(&self.cx, ino)?;
@@ -123,7 +113,7 @@ impl Staging {
         let end = offset.checked_add(len).filter(|end| *end <= MAX_SIZE).ok_or(FsError::FileTooLarge)?;
         let cell = &slot.cell;
         let mut work = cell.work.write();
-        let (record, version) = self.begin_data(caller, cell.ino)?;
+        let (record, version) = self.begin_data(caller, cell.ino, &mut work)?;
         let grow = match mode {
             Allocate::Extend | Allocate::ZeroRange { keep_size: false } => end,
             Allocate::KeepSize | Allocate::PunchHole | Allocate::ZeroRange { keep_size: true } => 0,

@@ -168,11 +168,6 @@ impl Staging {
             };
             (pending, state.overlay(ino), self.snapshot_of(&state, ino))
         };
-        if let Some((object, Pending::File)) = pending {
-            let file = self.host_file(object)?;
-            *work = Work::Host(Host { object, file, whole: true });
-            return Ok(CopyUp::default());
-        }
         let held = data_len(&snapshot, record)?;
         let small = self.cx.options.small_file;
         if held.max(end) <= small && (pending.is_some() || self.cx.memory_left()) {
