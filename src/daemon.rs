@@ -5,7 +5,7 @@
 //! | `start`, `stop` | recovery at the mount, and the end in order |
 //! | `dispatcher`, `message`, `todo` | the thread that decides: what reaches it, what it has to do |
 //! | `seals`, `judge`, `rollback`, `publish` | the open version, checks and verdicts, the way back, promotion |
-//! | `requests`, `documents`, `waiters`, `hold` | what the command line asks for |
+//! | `requests`, `keeping`, `documents`, `waiters`, `hold` | what the command line asks for |
 //! | `errands` | what takes long, one after the other, on a thread of its own |
 //! | `shared`, `lineage_log`, `kernel` | what FUSE threads read, and what the kernel is told |
 //! | `logging`, `signals` | the process |
@@ -15,6 +15,7 @@ mod documents;
 mod errands;
 mod hold;
 mod judge;
+mod keeping;
 mod kernel;
 mod lineage_log;
 mod logging;

@@ -13,7 +13,8 @@ use common::{Ran, Sandbox};
 use serde_json::json;
 use shadowfs::clock::Timestamp;
 use shadowfs::control::protocol::{
-    AttemptDoc, ChangeDoc, ChangeKind, DiffDoc, ErrorKind, Refusal, Reply, Request, ShowDoc, SpaceDoc, StatusDoc, VersionDoc, VersionName,
+    AttemptDoc, ChangeDoc, ChangeKind, DiffDoc, ErrorKind, Refusal, Reply, Request, ShowDoc, SpaceDoc, StatusDoc, TagDoc,
+    VerifyDoc, VersionDoc, VersionName,
 };
 use shadowfs::control::server::{self, Handler};
 use shadowfs::ids::VersionId;
@@ -403,6 +404,71 @@ fn lineage_is_text_or_the_events_as_they_are() {
     assert_eq!(stage.print(&["lineage", "--format", "json"], events()), format!("[{line}]\n"));
 }
 
+fn tags() -> Reply {
+    Reply::Tags(vec![TagDoc { name: "2026-q3".to_owned(), version: VersionId(7) }])
+}
+
+fn verified(findings: &[&str]) -> VerifyDoc {
+    let findings = findings.iter().map(|finding| (*finding).to_owned()).collect();
+    VerifyDoc { events: 42, versions: 7, objects: 120, bytes: 2048, findings }
+}
+
+#[test]
+fn verify_says_what_was_read_or_what_is_wrong() {
+    let stage = Stage::new();
+    let said = stage.print(&["lineage", "verify"], Reply::Verified(verified(&[])));
+    assert_eq!(said, "42 events and 7 versions are as recorded; 120 contents (2.00 KiB) have their digests\n");
+    let (ran, asked) = stage.run(&["lineage", "verify"], [Reply::Verified(verified(&["event 3: its digest does not match its content"]))]);
+    let ran = ran.expect(1);
+    assert_eq!(ran.stdout, "event 3: its digest does not match its content\n");
+    assert_eq!(ran.stderr, "shadowfs: the lineage does not hold: 1 finding; `shadowfs fsck` looks at the store's structure\n");
+    assert_eq!(asked, [Request::Verify]);
+}
+
+#[test]
+fn what_is_kept_let_go_and_brought_back() {
+    let stage = Stage::new();
+    let number = |number| VersionName::Number(VersionId(number));
+    let restored = VersionDoc { restored_from: Some(VersionId(5)), ..version(9, VersionState::Open) };
+    let pinned = VersionDoc { pinned: true, ..version(5, VersionState::Ghost) };
+    let name = || "v1".to_owned();
+    let told: [(&[&str], Reply, Request, &str); 9] = [
+        (&["restore", "t5"], reply(restored), Request::Restore { version: number(5) }, "staging has the content of t5 again, as t9\n"),
+        (&["restore", "t5"], Reply::Nothing, Request::Restore { version: number(5) }, "staging has that content already\n"),
+        (
+            &["drop", "t5"],
+            reply(version(5, VersionState::Expired)),
+            Request::Drop { version: number(5) },
+            "t5 is dropped; its record and logs stay in the lineage\n",
+        ),
+        (&["pin", "t5"], reply(pinned), Request::Pin { version: number(5), on: true }, "t5 is kept until: shadowfs pin --remove t5\n"),
+        (&["pin", "--remove", "t5"], reply(ghost(5)), Request::Pin { version: number(5), on: false }, "t5 is no longer pinned\n"),
+        (
+            &["tag", "v1", "valid"],
+            reply(version(5, VersionState::Valid)),
+            Request::Tag { name: name(), version: VersionName::Valid, force: false },
+            "versions/v1 leads to t5\n",
+        ),
+        (
+            &["tag", "-f", "v1", "t5"],
+            reply(version(5, VersionState::Valid)),
+            Request::Tag { name: name(), version: number(5), force: true },
+            "versions/v1 leads to t5\n",
+        ),
+        (
+            &["tag", "--remove", "v1"],
+            reply(version(5, VersionState::Valid)),
+            Request::Untag { name: name() },
+            "v1 no longer leads to t5\n",
+        ),
+        (&["tag"], tags(), Request::Tags, "TAG      VERSION\n2026-q3  t7\n"),
+    ];
+    for (words, reply, request, expected) in told {
+        let (ran, asked) = stage.run(words, [reply]);
+        assert_eq!((ran.expect(0).stdout.as_str(), asked), (expected, vec![request]));
+    }
+}
+
 #[test]
 fn configuration_in_force_is_the_daemons() {
     let stage = Stage::new();
@@ -458,6 +524,8 @@ fn the_documents_of_json_md_are_those_printed() {
         ("diff", stage.print(&["diff", "t1", "staging", "--json"], Reply::Diff(diff))),
         ("status", stage.print(&["status", "--json"], Reply::Status(status))),
         ("event", shadowfs::lineage::event::json_line(&event)),
+        ("tags", stage.print(&["tag", "--json"], tags())),
+        ("verify", stage.print(&["lineage", "verify", "--json"], Reply::Verified(verified(&[])))),
         ("config-check", {
             fs::write(stage.sandbox.store().join("shadowfs.toml"), "x = 1\n").unwrap();
             stage.sandbox.on(["config", "check", "--json"]).expect(2).stdout

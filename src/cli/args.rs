@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::control::protocol::VersionName;
+use crate::version::tag::TagName;
 
 /// The exit codes, for help and pages.
 pub(super) const EXITS: &[(&str, &str)] = &[
@@ -97,7 +98,10 @@ pub enum Verb {
     /// Exits 0 once it is valid (with --promoted: in production), 3 if it was rejected. A version that was carried over onto another
     /// parent is followed.
     Wait(WaitArgs),
-    /// Run checks again: a ghost that passes can become valid
+    /// Run checks again
+    ///
+    /// Every attempt is recorded, and the exit code is the verdict: 0 or 3. A verdict that has fallen stays: a ghost that passes now, because
+    /// its check was mended, is still a ghost, and `restore` puts its content back as a new version, which can become valid.
     Check(CheckArgs),
     /// Promote now: a version, or all that is flagged
     Promote(OptionalVersionArgs),
@@ -108,6 +112,22 @@ pub enum Verb {
     Rollback(OptionalVersionArgs),
     /// Rejected versions that can still be browsed
     Ghosts(JsonArgs),
+    /// Put a version's content back into staging, as a new version
+    ///
+    /// Any version whose content is there, ghosts above all. Staging then shows that content, whole, in a new open version that is sealed and
+    /// checked as any other; after begin it stays open, so that it can be mended first. Refused while another version is open.
+    Restore(VersionArgs),
+    /// End a version's retention now
+    ///
+    /// Its content is gone from ghosts/ or versions/ at once, and its space is free after the next gc. Its record and its logs stay in the
+    /// lineage. Refused for what is in use: production, what staging stands on, what is flagged, tagged or pinned.
+    Drop(VersionArgs),
+    /// Keep a version or ghost whatever its age
+    Pin(PinArgs),
+    /// Give a version a name: versions/NAME leads to it, and it is kept
+    ///
+    /// Only versions that have passed can have names, and a version can have several. Without arguments: lists them.
+    Tag(TagArgs),
     /// The audit trail: who changed what, when, and what every check found
     Lineage(LineageArgs),
     /// The configuration
@@ -293,9 +313,57 @@ pub struct OptionalVersionArgs {
     pub json: JsonArgs,
 }
 
+/// `restore` and `drop`.
+#[derive(Args, Debug)]
+pub struct VersionArgs {
+    /// tN, production, latest, valid or a tag
+    #[arg(value_parser = version_name)]
+    pub version: VersionName,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+/// `pin`.
+#[derive(Args, Debug)]
+pub struct PinArgs {
+    /// tN, production, latest, valid or a tag
+    #[arg(value_parser = version_name)]
+    pub version: VersionName,
+    /// Let its age count again
+    #[arg(long)]
+    pub remove: bool,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+/// `tag`.
+#[derive(Args, Debug)]
+pub struct TagArgs {
+    /// The name [default: list all]
+    pub name: Option<TagName>,
+    /// The version that gets it
+    #[arg(value_parser = version_name, conflicts_with = "remove")]
+    pub version: Option<VersionName>,
+    /// Take the name away
+    #[arg(long, requires = "name")]
+    pub remove: bool,
+    /// Move a name that another version has
+    #[arg(short, long, requires = "version")]
+    pub force: bool,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
 /// `lineage`.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct LineageArgs {
+    /// What else.
+    #[command(subcommand)]
+    pub verb: Option<LineageVerb>,
     /// Only the events of this version
     #[arg(value_parser = version_name)]
     pub version: Option<VersionName>,
@@ -305,6 +373,15 @@ pub struct LineageArgs {
     /// How to print
     #[command(flatten)]
     pub json: JsonArgs,
+}
+
+/// What `lineage` does beside printing.
+#[derive(Debug, Subcommand)]
+pub enum LineageVerb {
+    /// Check the chain of events, the versions' records and trees against it, and every content against its digest
+    ///
+    /// Reads everything in the store. Exits 1, with a line for each finding, if something is not what was recorded.
+    Verify(JsonArgs),
 }
 
 /// The forms of the audit trail.
@@ -401,7 +478,7 @@ mod tests {
         let command = Cli::command();
         let verbs: Vec<_> = command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| verb.get_name().to_owned()).collect();
         let contract =
-            "init mount unmount status log show diff begin commit abort run wait check promote rollback ghosts lineage config completions";
+            "init mount unmount status log show diff begin commit abort run wait check promote rollback ghosts restore drop pin tag lineage config completions";
         assert_eq!(verbs, contract.split(' ').collect::<Vec<_>>());
     }
 }

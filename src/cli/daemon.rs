@@ -74,6 +74,8 @@ pub(super) fn unexpected(reply: &Reply) -> Failure {
         Reply::Text(_) => "text",
         Reply::Nothing => "nothing",
         Reply::Refused(_) => "a refusal",
+        Reply::Tags(_) => "tags",
+        Reply::Verified(_) => "findings",
     };
     Failure::failed(format!("the daemon answered with {what}, which was not asked for; is it of the same version? unmount and mount again"))
 }

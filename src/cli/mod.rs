@@ -9,6 +9,7 @@ mod config;
 mod daemon;
 mod diff;
 mod init;
+mod keep;
 mod lineage;
 mod log;
 mod man;
@@ -29,7 +30,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use args::{Cli, ConfigVerb, Verb};
+use args::{Cli, ConfigVerb, LineageArgs, LineageVerb, Verb};
 use daemon::Asking;
 use exit::{Exit, Failure, Result};
 use output::Out;
@@ -84,6 +85,11 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result {
         Verb::Promote(args) => promote::promote(args, &daemon, out),
         Verb::Rollback(args) => promote::rollback(args, &daemon, out),
         Verb::Ghosts(args) => log::ghosts(args, &daemon, out),
+        Verb::Restore(args) => keep::restore(args, &daemon, out),
+        Verb::Drop(args) => keep::drop(args, &daemon, out),
+        Verb::Pin(args) => keep::pin(args, &daemon, out),
+        Verb::Tag(args) => keep::tag(args, &daemon, out),
+        Verb::Lineage(LineageArgs { verb: Some(LineageVerb::Verify(json)), .. }) => lineage::verify(json, &daemon, out),
         Verb::Lineage(args) => lineage::run(&args, &daemon, out),
         Verb::Config(ConfigVerb::Check { file, json }) => config::check(file, json, &daemon, out),
         Verb::Config(ConfigVerb::Show(json)) => config::show(json, &daemon, out),

@@ -16,7 +16,19 @@ pub(super) fn wait(args: &WaitArgs, daemon: &Asking, out: &mut Out) -> Result {
 
 pub(super) fn check(args: CheckArgs, daemon: &Asking, out: &mut Out) -> Result {
     let checked = daemon.version(&Request::Check { version: args.version, check: args.name })?;
-    report(checked, args.json.json, out)
+    match &checked {
+        Some(doc) if doc.state == VersionState::Ghost && doc.passed => passes_now(doc, args.json.json, out),
+        _ => report(checked, args.json.json, out),
+    }
+}
+
+/// A ghost stays what it is: its verdict is on record, and what stood on it has moved on.
+fn passes_now(doc: &VersionDoc, json: bool, out: &mut Out) -> Result {
+    if json {
+        return Ok(out.json(doc)?);
+    }
+    let version = doc.version;
+    Ok(out.line(format_args!("{version} passes now; it stays a ghost, and its content comes back as a new version: shadowfs restore {version}"))?)
 }
 
 /// What is left after a seal: a word on the version, or its verdict.

@@ -96,6 +96,46 @@ pub enum Request {
     ConfigShow,
     /// Unmount and end. `Reply::Nothing` once the mounts are gone and everything is on disk.
     Unmount,
+    /// Put a version's content back into staging. `Reply::Version` with the new open version, or `Reply::Nothing` if staging has it.
+    Restore {
+        /// Whose content.
+        version: VersionName,
+    },
+    /// End a version's retention now. `Reply::Version`.
+    Drop {
+        /// Which.
+        version: VersionName,
+    },
+    /// Keep a version whatever its age, or no longer. `Reply::Version`.
+    Pin {
+        /// Which.
+        version: VersionName,
+        /// Keep it.
+        on: bool,
+    },
+    /// Give a version a name. `Reply::Version`.
+    Tag {
+        /// The name.
+        name: String,
+        /// The version.
+        version: VersionName,
+        /// Even if the name is another's: it moves.
+        force: bool,
+    },
+    /// Take a name away. `Reply::Version` with the version that had it.
+    Untag {
+        /// The name.
+        name: String,
+    },
+    /// All names. `Reply::Tags`.
+    Tags,
+    /// Check the lineage's chain and the contents' digests. `Reply::Verified`.
+    Verify,
+    /// The version that a name means. `Reply::Version`.
+    Find {
+        /// The name.
+        version: VersionName,
+    },
 }
 
 /// The classes of failure; each has one exit code.
@@ -144,6 +184,34 @@ pub enum Reply {
     Nothing,
     /// Not done.
     Refused(Refusal),
+    /// To `Tags`.
+    Tags(Vec<TagDoc>),
+    /// To `Verify`.
+    Verified(VerifyDoc),
+}
+
+/// A name of a version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagDoc {
+    /// The name.
+    pub name: String,
+    /// The version.
+    pub version: VersionId,
+}
+
+/// What `lineage verify` has looked at, and what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyDoc {
+    /// Events of the chain.
+    pub events: u64,
+    /// Versions whose record and tree were read.
+    pub versions: u64,
+    /// Contents that were read.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is wrong, the worst first, one line each.
+    pub findings: Vec<String>,
 }
 
 /// A difference between two versions.

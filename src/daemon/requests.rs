@@ -42,10 +42,29 @@ impl Dispatcher {
             }),
             Request::Promote { version } => return self.by_hand(version, reply, Todo::Promote),
             Request::Rollback { version } => return self.by_hand(version, reply, Todo::RollBack),
+            Request::Restore { version } => return self.with_version(Some(version), reply, |this, version, reply| {
+                this.todo.push_back(Todo::Restore(version, reply));
+            }),
+            Request::Drop { version } => self.of(&version, Self::drop_version),
+            Request::Pin { version, on } => self.of(&version, |this, version| this.pin(version, on)),
+            Request::Tag { name, version, force } => self.of(&version, |this, version| this.tag(&name, version, force)),
+            Request::Untag { name } => self.untag(&name),
+            Request::Tags => self.tags(),
+            Request::Find { version } => {
+                self.find(&version).map_or_else(Reply::Refused, |record| Reply::Version(Box::new(VersionDoc::from(&record))))
+            }
             Request::Unmount => return self.stopping.get_or_insert_default().push(reply),
-            Request::Show { .. } | Request::Diff { .. } | Request::Lineage { .. } => failed("not a request for the dispatcher"),
+            Request::Show { .. } | Request::Diff { .. } | Request::Lineage { .. } | Request::Verify => failed("not a request for the dispatcher"),
         };
         let _ = reply.send(answer);
+    }
+
+    /// An answer about the version that a name means.
+    fn of(&mut self, name: &VersionName, answer: impl FnOnce(&mut Self, VersionId) -> Reply) -> Reply {
+        match self.find(name) {
+            Ok(record) => answer(self, record.version),
+            Err(refusal) => Reply::Refused(refusal),
+        }
     }
 
     fn by_hand(&mut self, version: Option<VersionName>, reply: Sender<Reply>, todo: fn(Option<VersionId>, Sender<Reply>) -> Todo) {
@@ -196,6 +215,7 @@ impl Handler for Connections {
                 let version = version.map(|name| self.find(name)).transpose();
                 version.and_then(|record| documents::lineage(&self.shared, record.map(|record| record.version)))
             }
+            Request::Verify => documents::verify(&self.shared, &self.staging),
             other => Ok(self.dispatch(other)),
         };
         done.unwrap_or_else(|refusal| refusal)

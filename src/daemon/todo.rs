@@ -28,6 +28,8 @@ pub(super) enum Todo {
     RollBack(Option<VersionId>, Sender<Reply>),
     /// Production goes forward by hand.
     Promote(Option<VersionId>, Sender<Reply>),
+    /// A version's content is put back into staging.
+    Restore(VersionId, Sender<Reply>),
     /// The pre-promotion checks of a promotion have passed.
     Switch,
 }
@@ -35,7 +37,10 @@ pub(super) enum Todo {
 impl Todo {
     /// Whether it changes what staging stands on: then no version may be on its way to be sealed on top of the old.
     const fn moves_staging(&self) -> bool {
-        matches!(self, Self::Reject(..) | Self::Restage { .. } | Self::RollBack(..) | Self::Promote(..) | Self::Switch)
+        matches!(
+            self,
+            Self::Reject(..) | Self::Restage { .. } | Self::RollBack(..) | Self::Promote(..) | Self::Restore(..) | Self::Switch
+        )
     }
 
     fn subject(&self) -> String {
@@ -47,6 +52,7 @@ impl Todo {
             Self::Restage { with } => format!("staging's way back from {with}"),
             Self::Discarded(version) => format!("{version}: its end"),
             Self::RollBack(..) => "rollback".to_owned(),
+            Self::Restore(..) => "restore".to_owned(),
             Self::Promote(..) | Self::Switch => "promotion".to_owned(),
         }
     }
@@ -94,6 +100,10 @@ impl Dispatcher {
             }
             Todo::RollBack(target, reply) => self.roll_back(target, &reply),
             Todo::Promote(version, reply) => self.promote_by_hand(version, reply),
+            Todo::Restore(from, reply) => {
+                self.restore(from, &reply);
+                Ok(())
+            }
             Todo::Switch => self.switch(),
         }
     }

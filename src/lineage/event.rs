@@ -127,4 +127,8 @@ enum KindJson {
         recovered: bool,
     },
     Unmounted,
+    Untagged {
+        name: String,
+    },
+    Unpinned,
 }

@@ -76,6 +76,8 @@ fn every_kind() -> Vec<(EventKind, &'static str)> {
             "mounted at /mnt, recovered: the daemon before ended without unmounting",
         ),
         (EventKind::Unmounted, "unmounted"),
+        (EventKind::Untagged { name: "q3".to_owned() }, "no longer tagged q3"),
+        (EventKind::Unpinned, "no longer pinned: its age counts again"),
     ]
 }
 

@@ -66,6 +66,8 @@ pub fn sentence(what: &EventKind) -> String {
         EventKind::Mounted { at, recovered: true } => format!("mounted at {at}, recovered: the daemon before ended without unmounting"),
         EventKind::Mounted { at, recovered: false } => format!("mounted at {at}"),
         EventKind::Unmounted => "unmounted".to_owned(),
+        EventKind::Untagged { name } => format!("no longer tagged {name}"),
+        EventKind::Unpinned => "no longer pinned: its age counts again".to_owned(),
     }
 }
 

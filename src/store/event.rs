@@ -184,4 +184,11 @@ pub enum EventKind {
     },
     /// The daemon ended in order.
     Unmounted,
+    /// A name was taken from it.
+    Untagged {
+        /// The name.
+        name: String,
+    },
+    /// Its age counts again.
+    Unpinned,
 }

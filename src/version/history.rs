@@ -9,6 +9,7 @@
 mod by_hand;
 mod draft;
 mod expiry;
+mod keeping;
 #[cfg(test)]
 mod model;
 mod rejection;

@@ -7,6 +7,7 @@ pub mod import;
 pub mod lifecycle;
 pub mod seal;
 pub mod staging;
+pub mod tag;
 
 pub use error::{FsError, FsResult};
 pub use history::History;

@@ -243,3 +243,93 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
     );
     assert!(history.passed(t(1), AT).is_err() && history.rejected(t(1), failed(), &[], AT).is_err());
 }
+
+fn events(decision: &Decision) -> Vec<EventKind> {
+    decision.events.iter().map(|(_, what)| what.clone()).collect()
+}
+
+#[track_caller]
+fn refused(decision: Result<Decision, HistoryError>) -> String {
+    decision.unwrap_err().to_string()
+}
+
+/// t1 in production, t2 a ghost, t3 valid on t1.
+fn with_a_ghost() -> History {
+    let mut history = chain(1);
+    pass(&mut history, t(1));
+    history.apply(history.promoted(t(1), AT).unwrap());
+    seal(&mut history, t(2));
+    history.apply(history.rejected(t(2), failed(), &[], AT).unwrap());
+    seal(&mut history, t(3));
+    pass(&mut history, t(3));
+    history
+}
+
+#[test]
+fn a_pin_is_set_and_taken_and_nothing_happens_twice() {
+    let mut history = with_a_ghost();
+    let decision = history.pinned(t(2), true, AT).unwrap();
+    assert_eq!(events(&decision), [EventKind::Pinned]);
+    history.apply(decision);
+    assert!(history.get(t(2)).unwrap().pinned && history.pinned(t(2), true, AT).unwrap().is_empty());
+    assert_eq!(refused(history.dropped(t(2), None, AT)), "t2 can't be dropped: it is pinned; `shadowfs pin --remove t2` first");
+    history.apply(history.pinned(t(2), false, AT).unwrap());
+    assert!(!history.get(t(2)).unwrap().pinned && history.pinned(t(2), false, AT).unwrap().is_empty());
+    history.apply(history.opened(t(4), t(3), AT, None).unwrap());
+    assert_eq!(refused(history.pinned(t(4), true, AT)), "t4 is open, it can't be pinned; `shadowfs commit` first");
+}
+
+#[test]
+fn only_what_has_passed_gets_a_name() {
+    let mut history = with_a_ghost();
+    let name: crate::version::tag::TagName = "q3".parse().unwrap();
+    for version in [1, 3] {
+        assert_eq!(events(&history.tagged(t(version), &name, AT).unwrap()), [EventKind::Tagged { name: "q3".to_owned() }]);
+    }
+    assert_eq!(refused(history.tagged(t(2), &name, AT)), "t2 is a ghost, it can't be tagged; `shadowfs pin t2` keeps it");
+    seal(&mut history, t(4));
+    assert_eq!(refused(history.tagged(t(4), &name, AT)), "t4 has no verdict yet, it can't be tagged; `shadowfs wait t4` first");
+    assert_eq!(events(&history.untagged(t(3), "q3", AT).unwrap()), [EventKind::Untagged { name: "q3".to_owned() }]);
+}
+
+#[test]
+fn what_is_dropped_is_expired_and_what_is_in_use_stays() {
+    let mut history = with_a_ghost();
+    assert_eq!(refused(history.dropped(t(1), None, AT)), "t1 can't be dropped: it is in production");
+    let needed = refused(history.dropped(t(3), None, AT));
+    assert!(needed.starts_with("t3 can't be dropped: "), "{needed}");
+    assert_eq!(refused(history.dropped(t(0), Some("q3"), AT)), "t0 can't be dropped: it has the tag q3; `shadowfs tag --remove q3` first");
+    history.apply(history.dropped(t(0), None, AT).unwrap());
+    let decision = history.dropped(t(2), None, AT).unwrap();
+    assert_eq!(events(&decision), [EventKind::Expired]);
+    history.apply(decision);
+    let gone = history.get(t(2)).unwrap();
+    assert_eq!((gone.state, gone.root, &gone.reason), (VersionState::Expired, None, &Some(failed())));
+    assert_eq!(refused(history.dropped(t(2), None, AT)), "t2 is expired, it can't be dropped: its content is gone");
+    assert_eq!(history.dropped(t(9), None, AT), Err(HistoryError::Unknown(t(9))));
+    seal(&mut history, t(4));
+    assert_eq!(refused(history.dropped(t(4), None, AT)), "t4 can't be dropped: it has no verdict yet; `shadowfs wait t4` first");
+}
+
+#[test]
+fn what_waits_for_promotion_is_not_dropped() {
+    let mut history = with_a_ghost();
+    seal(&mut history, t(4));
+    pass(&mut history, t(4));
+    assert_eq!(history.flagged(), [t(3), t(4)]);
+    assert_eq!(refused(history.dropped(t(3), None, AT)), "t3 can't be dropped: it waits for its promotion");
+}
+
+#[test]
+fn a_restored_version_says_whose_content_it_has() {
+    let mut history = with_a_ghost();
+    assert_eq!(history.restorable(t(2)).unwrap().version, t(2));
+    let decision = history.restored(t(4), t(3), t(2), AT).unwrap();
+    assert_eq!(events(&decision), [EventKind::Opened { parent: t(3), writer: None }, EventKind::Restored { from: t(2) }]);
+    history.apply(decision);
+    let new = history.get(t(4)).unwrap();
+    assert_eq!((new.state, new.parent, new.restored_from), (VersionState::Open, Some(t(3)), Some(t(2))));
+    assert_eq!(history.restorable(t(4)).unwrap_err().to_string(), "t4 is open, it can't be restored; `shadowfs commit` first");
+    history.apply(history.dropped(t(2), None, AT).unwrap());
+    assert_eq!(history.restorable(t(2)).unwrap_err().to_string(), "t2 is expired, it can't be restored: its content is gone");
+}

@@ -6,7 +6,7 @@
 //! | `namespace`, `rename`, `attr`, `xattr`, `dirs` | operations on it |
 //! | `handles`, `data`, `truncate`, `working`, `extents` | open files and their bytes |
 //! | `journal`, `replay` | what makes the open version survive |
-//! | `lifecycle`, `rebase` | freeze, discard, carry over |
+//! | `lifecycle`, `rebase`, `restore` | freeze, discard, carry over, put back |
 //!
 //! Lock order: the gate, then a journal's file, then a file's cell, then the state, then a journal's queue. Everything that changes
 //! or reads a file's bytes holds the gate shared; freeze, rebase and discard hold it alone, and only they may take a cell's lock
@@ -24,6 +24,7 @@ mod namespace;
 mod rebase;
 mod rename;
 mod replay;
+mod restore;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 pub use attr::blocks;
 pub use rebase::{RebaseOutcome, Rebased};
+pub use restore::Restored;
 pub use types::{
     Activity, Allocate, Attr, Caller, DirEntry, Handle, Invalidation, NodeRef, OpenMode, Opened, RenameMode, Seek, SetAttr, StagingEvent,
     StagingOptions, StatFs, TimeSet, XattrMode,

@@ -279,3 +279,46 @@ fn walk(dir: &std::path::Path) -> usize {
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     entries.map(|path| if path.is_dir() { walk(&path) } else { 1 }).sum()
 }
+
+#[test]
+fn content_is_put_back_as_an_open_version_that_survives_a_kill() {
+    let bench = Bench::new();
+    bench.mkdir("d");
+    bench.put("d/f", b"good");
+    bench.put("large", &noise(LARGE, 1));
+    let (_, good) = bench.seal();
+    let held = bench.open_at("d/f", libc::O_RDWR);
+    bench.put("d/f", b"bad");
+    bench.put("new", b"new");
+    bench.unlink("large").unwrap();
+    assert!(matches!(bench.staging.restore(&good), Err(FsError::Busy)), "an open version has changes");
+    let (_, bad) = bench.seal();
+    assert!(bench.staging.restore(&bad).unwrap().is_none(), "it is what staging shows");
+    let restored = bench.staging.restore(&good).unwrap().unwrap();
+    assert_eq!((restored.version, bench.staging.activity().version), (VersionId(3), Some(VersionId(3))));
+    assert!(!restored.invalidate.is_empty());
+    assert!(matches!(bench.staging.write(&ROOT, held, 0, b"x", false), Err(FsError::Stale)));
+    bench.staging.sync_all().unwrap();
+    drop((good, bad));
+    let bench = bench.crash();
+    assert_eq!((bench.get("d/f"), bench.get("large")), (b"good".to_vec(), noise(LARGE, 1)));
+    bench.put("d/f", b"mended");
+    let (record, snapshot) = bench.seal();
+    assert_eq!((record.version, record.parent, record.state), (VersionId(3), Some(VersionId(2)), VersionState::Checking));
+    assert_eq!((record.changes.added, record.changes.modified, record.changes.deleted), (1, 1, 1));
+    assert_eq!(read_in(&snapshot, "d/f").unwrap(), b"mended");
+    assert_eq!(read_in(&snapshot, "large").unwrap(), noise(LARGE, 1));
+    assert_eq!(read_in(&snapshot, "new"), None);
+}
+
+#[test]
+fn what_is_put_back_and_left_alone_is_that_content() {
+    let bench = Bench::new();
+    bench.put("f", b"1");
+    let (first, one) = bench.seal();
+    bench.put("f", b"2");
+    let _ = bench.seal();
+    bench.staging.restore(&one).unwrap().unwrap();
+    let (record, _) = bench.seal();
+    assert_eq!(record.root.unwrap().digest, first.root.unwrap().digest);
+}
