@@ -188,6 +188,31 @@ fn ranges_are_punched_copied_and_sought() {
 }
 
 #[test]
+fn a_length_set_while_the_kernel_has_the_host_file_open_is_the_length() {
+    each(|m| {
+        let path = m.at("staging/lengths");
+        fs::write(&path, vec![1; 300_000]).unwrap();
+        // Opened again, where the kernel can: in passthrough.
+        let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        for size in [700_000_u64, 100_000, 500_000, 0, 9_000] {
+            file.set_len(size).unwrap();
+            assert_eq!(file.metadata().unwrap().len(), size);
+            assert_eq!((&file).seek(SeekFrom::End(0)).unwrap(), size);
+            assert_eq!(fs::metadata(&path).unwrap().len(), size);
+            assert_eq!(fs::read(&path).unwrap().len() as u64, size);
+        }
+        nix::fcntl::fallocate(&file, FallocateFlags::empty(), 9_000, 200_000).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 209_000);
+        let mut truncated = OpenOptions::new().write(true).read(true).truncate(true).open(&path).unwrap();
+        truncated.set_len(5_000).unwrap();
+        assert_eq!(truncated.metadata().unwrap().len(), 5_000);
+        let mut bytes = Vec::new();
+        truncated.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, vec![0; 5_000]);
+    });
+}
+
+#[test]
 fn special_opens() {
     each(|m| {
         let at = |name: &str| m.at("staging").join(name);
