@@ -60,7 +60,8 @@ pub enum Verb {
     /// Make a store
     ///
     /// Makes a store with a configuration of defaults (STORE/shadowfs.toml). With --from, a copy of DIR becomes version t0, valid and in
-    /// production; modes, owners, times, extended attributes, hard links and holes are kept. Without, t0 is empty.
+    /// production; modes, owners, times, extended attributes, hard links and holes are kept (without root, what others own becomes
+    /// yours, as with cp -a). Without --from, t0 is empty.
     Init(InitArgs),
     /// Mount a store, and return once the mount answers
     ///

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
@@ -177,6 +177,31 @@ pub(super) fn kind_of(status: &Statx) -> FileKind {
     }
 }
 
+/// Who brings a directory in: without root, what other users own becomes theirs, as with `cp -a`. It would be nobody's to change.
+struct Taker {
+    uid: u32,
+    /// Every group, the effective one first.
+    groups: Vec<u32>,
+}
+
+static TAKER: LazyLock<Taker> = LazyLock::new(|| {
+    let mut groups = vec![nix::unistd::getegid().as_raw()];
+    groups.extend(nix::unistd::getgroups().unwrap_or_default().into_iter().map(nix::unistd::Gid::as_raw));
+    Taker { uid: nix::unistd::geteuid().as_raw(), groups }
+});
+
+impl Taker {
+    /// Owner, group and permissions of what had these; who does not keep the owner does not keep the right to act as them.
+    fn take(&self, uid: u32, gid: u32, perm: u16) -> (u32, u32, u16) {
+        if self.uid == 0 {
+            return (uid, gid, perm);
+        }
+        let group = if self.groups.contains(&gid) { gid } else { self.groups.first().copied().unwrap_or(gid) };
+        let lost = if uid == self.uid { 0 } else { 0o4000 } | if gid == group { 0 } else { 0o2000 };
+        (self.uid, group, perm & !lost)
+    }
+}
+
 /// The record of an inode of the source, but for its content.
 pub(super) fn record(status: &Statx, parent: Ino, name: Name) -> InodeRecord {
     let time = |time: StatxTimestamp| Timestamp { secs: time.tv_sec, nanos: time.tv_nsec };
@@ -184,11 +209,12 @@ pub(super) fn record(status: &Statx, parent: Ino, name: Name) -> InodeRecord {
     // Not every filesystem keeps the time of creation.
     let has_btime = StatxFlags::from_bits_retain(status.stx_mask).contains(StatxFlags::BTIME);
     let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
+    let (uid, gid, perm) = TAKER.take(status.stx_uid, status.stx_gid, status.stx_mode & 0o7777);
     InodeRecord {
         kind,
-        perm: status.stx_mode & 0o7777,
-        uid: status.stx_uid,
-        gid: status.stx_gid,
+        perm,
+        uid,
+        gid,
         nlink: if kind == FileKind::Directory { 2 } else { 1 },
         size: match kind {
             FileKind::Directory => 4096,
@@ -275,4 +301,19 @@ fn copy_through_memory(from: &File, to: &File, mut at: u64, end: u64) -> io::Res
 /// The status of an open file.
 pub(super) fn status_of_open(file: BorrowedFd<'_>) -> rustix::io::Result<Statx> {
     rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_root_what_others_own_becomes_the_taker_s() {
+        let user = Taker { uid: 1000, groups: vec![100, 27] };
+        assert_eq!(user.take(0, 0, 0o6755), (1000, 100, 0o755));
+        assert_eq!(user.take(1000, 27, 0o6755), (1000, 27, 0o6755));
+        assert_eq!(user.take(5, 100, 0o7644), (1000, 100, 0o3644));
+        let root = Taker { uid: 0, groups: vec![0] };
+        assert_eq!(root.take(7, 8, 0o7777), (7, 8, 0o7777));
+    }
 }
