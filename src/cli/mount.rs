@@ -55,7 +55,6 @@ pub(super) fn run(args: &MountArgs) -> Result {
         allow_other: args.allow_other || options.allow_other,
         production_dir: production.map(absolute).transpose()?,
         log_to_file: !foreground,
-        ..DaemonOptions::default()
     };
     if foreground { daemon::run(daemon, |_| ()).map_err(|error| Failure::from(&error)) } else { in_background(daemon) }
 }

@@ -39,6 +39,7 @@ impl Dataset {
         dataset
     }
 
+    #[allow(clippy::too_many_arguments)] // what a record has
     fn record(&self, kind: FileKind, perm: u16, nlink: u32, size: u64, content: Content, parent: Ino, name: &str) -> InodeRecord {
         let at = Timestamp { secs: 1_600_000_000, nanos: 123_456_789 };
         let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
