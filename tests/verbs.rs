@@ -402,6 +402,11 @@ fn lineage_is_text_or_the_events_as_they_are() {
     assert_eq!(stage.print(&["lineage", "t1"], events()), text);
     assert_eq!(stage.print(&["lineage", "--json"], events()), format!("[{line}]\n"));
     assert_eq!(stage.print(&["lineage", "--format", "json"], events()), format!("[{line}]\n"));
+    let run: serde_json::Value = serde_json::from_str(&stage.print(&["lineage", "--format", "openlineage"], events())).unwrap();
+    assert_eq!((&run["eventType"], &run["job"]["name"]), (&json!("COMPLETE"), &json!(stage.sandbox.store().canonicalize().unwrap())));
+    assert!(stage.print(&["lineage", "--format", "dot"], events()).ends_with("tooltip=\"\"];\n}\n"));
+    assert!(stage.print(&["lineage", "t1", "--format", "html"], events()).contains("<b>t1</b>"));
+    assert_eq!(stage.sandbox.on(["lineage", "--json", "--format", "dot"]).code, 2);
 }
 
 fn tags() -> Reply {

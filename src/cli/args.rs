@@ -368,8 +368,8 @@ pub struct LineageArgs {
     /// Only the events of this version
     #[arg(value_parser = version_name)]
     pub version: Option<VersionName>,
-    /// How to print it
-    #[arg(long, value_enum, default_value_t = LineageFormat::Text)]
+    /// In which form
+    #[arg(long, value_enum, default_value_t = LineageFormat::Text, conflicts_with = "json")]
     pub format: LineageFormat,
     /// How to print
     #[command(flatten)]
@@ -392,6 +392,12 @@ pub enum LineageFormat {
     Text,
     /// One JSON array of events, as in lineage/log.jsonl
     Json,
+    /// OpenLineage run events, one JSON object a version and line
+    Openlineage,
+    /// The versions as a graph for Graphviz
+    Dot,
+    /// One page for a browser
+    Html,
 }
 
 /// `config`.

@@ -11,7 +11,7 @@ use super::exit::{Failure, Result};
 use super::output::Out;
 use crate::control::protocol::{Reply, Request, VerifyDoc};
 use crate::lineage::event::EventLine;
-use crate::lineage::text;
+use crate::lineage::{dot, html, openlineage, text};
 
 /// `lineage verify`: exit 1 if anything is not what was recorded.
 pub(super) fn verify(json: JsonArgs, daemon: &Asking, out: &mut Out) -> Result {
@@ -50,11 +50,17 @@ pub(super) fn run(args: &LineageArgs, daemon: &Asking, out: &mut Out) -> Result 
     if args.json.json || args.format == LineageFormat::Json {
         // As they are in log.jsonl, byte for byte: the order of the fields is for people, too.
         let events: Vec<&RawValue> = parse(&lines)?;
-        Ok(out.json(&events)?)
-    } else {
-        let events: Vec<EventLine> = parse(&lines)?;
-        Ok(out.raw(text::render(&events).as_bytes())?)
+        return Ok(out.json(&events)?);
     }
+    let events: Vec<EventLine> = parse(&lines)?;
+    let store = daemon.store()?.display().to_string();
+    let rendered = match args.format {
+        LineageFormat::Text | LineageFormat::Json => text::render(&events),
+        LineageFormat::Openlineage => openlineage::render(&events, &store),
+        LineageFormat::Dot => dot::render(&events, &store),
+        LineageFormat::Html => html::render(&events, &store),
+    };
+    Ok(out.raw(rendered.as_bytes())?)
 }
 
 fn parse<'a, T: serde::Deserialize<'a>>(lines: &'a [String]) -> Result<Vec<T>> {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::doc::{AttemptDoc, ChangeDoc, ChangeKind, VersionDoc};
 use super::event::{EventLine, json_line};
-use super::{files, text};
+use super::{dot, files, html, openlineage, text};
 use crate::clock::Timestamp;
 use crate::ids::{Digest, EventSeq, NodeId, VersionId};
 use crate::store::event::{Event, EventKind};
@@ -221,4 +221,94 @@ fn changed_paths_are_lines_and_keep_bytes_that_are_no_text() {
     assert_eq!(lines[1]["path"], "\u{fffd}");
     assert_eq!(lines[1]["raw"], json!([255]));
     assert_eq!(changes[1].bytes(), b"\xff");
+}
+
+/// t1 rejected, t2 carries its changes... and a message that would break a page or a graph.
+fn a_trail() -> Vec<EventLine> {
+    let failed = Reason::ChecksFailed { checks: vec!["rows".to_owned()], summary: "rows: exit code 1".to_owned() };
+    let checked = |check: &str, attempt, outcome| EventKind::Checked { check: check.to_owned(), attempt, outcome, took_ms: 5 };
+    let message = Some("<b>\"new\" & \\ rows</b>\n\u{1b}[31m".to_owned());
+    let digest = Digest([7; 32]);
+    let seal = |message| EventKind::Sealed { digest, changes: counts(), writers: vec![writer()], message };
+    let events = [
+        (0, EventKind::Validated),
+        (1, EventKind::Opened { parent: VersionId(0), writer: Some(writer()) }),
+        (1, seal(message)),
+        (1, checked("rows", 1, Outcome::TimedOut)),
+        (1, checked("rows", 2, Outcome::Failed { code: Some(1) })),
+        (1, checked("utf8", 1, Outcome::Cancelled)),
+        (1, EventKind::Rejected { reason: failed }),
+        (2, EventKind::Opened { parent: VersionId(0), writer: None }),
+        (2, EventKind::Restored { from: VersionId(1) }),
+        (2, seal(None)),
+        (2, checked("rows", 1, Outcome::Passed)),
+        (2, EventKind::Validated),
+        (2, EventKind::Tagged { name: "old".to_owned() }),
+        (2, EventKind::Tagged { name: "q3\"".to_owned() }),
+        (2, EventKind::Untagged { name: "old".to_owned() }),
+    ];
+    let mut lines: Vec<_> = events.into_iter().map(|(version, what)| EventLine::from(&event(Some(version), what))).collect();
+    lines.push(EventLine::from(&event(None, EventKind::Unmounted)));
+    lines
+}
+
+#[test]
+fn openlineage_has_a_run_a_version_with_its_checks() {
+    let trail = a_trail();
+    let rendered = openlineage::render(&trail, "/srv/prices");
+    let runs: Vec<Value> = rendered.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = runs.iter().map(|run| run["eventType"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["COMPLETE", "FAIL", "COMPLETE"]);
+    let run = &runs[1];
+    for field in ["eventTime", "producer", "schemaURL"] {
+        assert!(run[field].is_string(), "{field}");
+    }
+    let id = run["run"]["runId"].as_str().unwrap();
+    assert_eq!(id, "02020202-0202-8202-8202-020202020202");
+    assert_eq!(run["run"]["facets"]["errorMessage"]["message"], "rows: exit code 1");
+    assert_eq!(run["run"]["facets"]["shadowfs_version"]["attempts"].as_array().unwrap().len(), 3);
+    assert_eq!((&run["inputs"][0]["name"], &run["inputs"][0]["facets"]["version"]["datasetVersion"]), (&json!("/srv/prices"), &json!("t0")));
+    let output = &run["outputs"][0]["facets"];
+    assert_eq!(output["version"]["datasetVersion"], "t1");
+    assert_eq!(output["dataQualityAssertions"]["assertions"], json!([{"assertion": "rows", "success": false}]));
+    let inputs: Vec<_> = runs[2]["inputs"].as_array().unwrap().iter().map(|input| &input["facets"]["version"]["datasetVersion"]).collect();
+    assert_eq!(inputs, ["t0", "t1"], "what it stands on, and what it restores");
+    for facet in run["run"]["facets"].as_object().unwrap().values().chain(output.as_object().unwrap().values()) {
+        assert!(facet["_producer"].is_string() && facet["_schemaURL"].is_string(), "{facet}");
+    }
+}
+
+#[test]
+fn the_graph_shows_what_stands_on_what() {
+    let graph = dot::render(&a_trail(), "/srv/prices");
+    for line in [
+        "digraph \"/srv/prices\" {",
+        "  t0 [label=\"t0\\npromoted\", fillcolor=\"#8ce99a\", tooltip=\"\"];",
+        "  t1 [label=\"t1\\nghost\\n<b>\\\"new\\\" & \\\\ rows</b>\\n[31m\", fillcolor=\"#ffa8a8\", tooltip=\"rows: exit code 1\"];",
+        "  t0 -> t1;",
+        "  t1 -> t2 [style=dashed, label=\"restored\", constraint=false];",
+        "  \"q3\\\"\" -> t2 [style=dotted, arrowhead=none];",
+    ] {
+        assert!(graph.lines().any(|have| have == line), "{line}\nis not in\n{graph}");
+    }
+    assert!(!graph.contains("old"));
+}
+
+#[test]
+fn the_page_stands_alone_and_nothing_in_it_is_anyones_markup() {
+    let page = html::render(&a_trail(), "/srv/<prices>");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
+    for part in [
+        "<title>Lineage of /srv/&lt;prices&gt;</title>",
+        "<p>3 versions, 16 events, newest version first.</p>",
+        "&lt;b&gt;&quot;new&quot; &amp; \\ rows&lt;/b&gt;\\n\\u{1b}[31m",
+        "<span class=\"bad\">rows: failed (exit 1), 2 attempts</span>",
+        "<span class=\"s ghost\">ghost</span>",
+        "restores <a href=\"#t1\">t1</a>",
+    ] {
+        assert!(page.contains(part), "{part}\nis not in\n{page}");
+    }
+    for foreign in ["<b>\"new", "http", "<script", "\u{1b}"] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
 }
