@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use mount::{Dataset, Mounted, can_mount, getxattr, listxattr};
+use mount::{Dataset, Mounted, must_mount, getxattr, listxattr};
 use shadowfs::ids::Ino;
 use shadowfs::store::record::VersionState;
 
@@ -32,9 +32,7 @@ fn two_versions() -> Mounted {
 
 #[test]
 fn the_root_shows_what_the_contract_says() {
-    if !can_mount() {
-        return;
-    }
+    must_mount();
     let m = two_versions();
     assert_eq!(m.names(""), ["ghosts", "lineage", "production", "staging", "versions"]);
     assert_eq!(m.names("versions"), ["latest", "t0", "t1", "valid"]);
@@ -59,9 +57,7 @@ fn the_root_shows_what_the_contract_says() {
 
 #[test]
 fn nothing_but_staging_can_be_written() {
-    if !can_mount() {
-        return;
-    }
+    must_mount();
     let m = two_versions();
     let refused = |done: std::io::Result<()>, what: &str| {
         assert_eq!(done.unwrap_err().raw_os_error(), Some(libc::EROFS), "{what}");
@@ -85,9 +81,7 @@ fn nothing_but_staging_can_be_written() {
 
 #[test]
 fn our_own_attributes_answer_but_are_not_listed() {
-    if !can_mount() {
-        return;
-    }
+    must_mount();
     let m = two_versions();
     let data = m.at("versions/t0/data");
     assert_eq!(getxattr(&data, "user.colour").as_deref(), Ok("blue"));
@@ -105,9 +99,7 @@ fn our_own_attributes_answer_but_are_not_listed() {
 
 #[test]
 fn production_switches_and_its_holders_keep_what_they_hold() {
-    if !can_mount() {
-        return;
-    }
+    must_mount();
     let m = two_versions();
     let mut held = fs::File::open(m.at("production/data")).unwrap();
     let directory = fs::File::open(m.at("production/dir")).unwrap();
@@ -134,7 +126,8 @@ fn production_switches_and_its_holders_keep_what_they_hold() {
 #[test]
 fn what_was_seen_before_costs_no_request() {
     // In one session with staging, opens must be seen.
-    if !can_mount() || mount::combined() {
+    must_mount();
+    if mount::combined() {
         return;
     }
     let m = two_versions();
@@ -158,9 +151,7 @@ fn what_was_seen_before_costs_no_request() {
 
 #[test]
 fn a_version_that_goes_leaves_the_files_it_shared() {
-    if !can_mount() {
-        return;
-    }
+    must_mount();
     let m = two_versions();
     let mut held = fs::File::open(m.at("versions/t0/same")).unwrap();
     let mut gone = fs::File::open(m.at("versions/t0/data")).unwrap();
@@ -189,9 +180,7 @@ fn mount_ghost(mut version: shadowfs::fs::VisibleVersion) -> shadowfs::fs::Visib
 
 #[test]
 fn the_lineage_is_read_as_it_grows() {
-    if !can_mount() {
-        return;
-    }
+    must_mount();
     let m = two_versions();
     assert_eq!(m.read("lineage/log.jsonl"), "");
     m.shown.log.lock().extend_from_slice(b"one\n");
@@ -208,9 +197,7 @@ fn the_lineage_is_read_as_it_grows() {
 
 #[test]
 fn large_directories_are_listed_whole() {
-    if !can_mount() {
-        return;
-    }
+    must_mount();
     let (dir, store) = mount::store();
     let mut dataset = Dataset::new(&store);
     let many = dataset.dir(Ino::ROOT, "many");
@@ -228,9 +215,7 @@ fn large_directories_are_listed_whole() {
 
 #[test]
 fn both_sessions_come_down_together_or_stay() {
-    if !can_mount() {
-        return;
-    }
+    must_mount();
     let m = two_versions();
     let held = fs::File::open(m.at("production/data")).unwrap();
     let error = m.mounts.unmount(false).unwrap_err();
@@ -248,7 +233,8 @@ fn both_sessions_come_down_together_or_stay() {
 
 #[test]
 fn a_stranger_at_the_same_path_stays() {
-    if !can_mount() || !mount::is_root() {
+    must_mount();
+    if !mount::is_root() {
         return;
     }
     let m = two_versions();
@@ -265,9 +251,7 @@ fn a_stranger_at_the_same_path_stays() {
 #[test]
 fn a_corpse_is_found_and_taken_away() {
     use shadowfs::sys::mount::{FuseMount, MountError, prepare};
-    if !can_mount() {
-        return;
-    }
+    must_mount();
     let dir = tempfile::tempdir().unwrap();
     let point = dir.path().join("mnt");
     fs::create_dir(&point).unwrap();
@@ -288,9 +272,7 @@ fn a_corpse_is_found_and_taken_away() {
 
 #[test]
 fn the_probe_says_whether_passthrough_works_here() {
-    if !can_mount() {
-        return;
-    }
+    must_mount();
     let (_dir, store) = mount::store();
     // Which answer is right depends on the kernel; that there is one, and twice the same, does not.
     assert_eq!(shadowfs::fs::passthrough_works(&store), shadowfs::fs::passthrough_works(&store));

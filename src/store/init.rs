@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::sync::Arc;
 
 use nix::fcntl::OFlag;
@@ -196,10 +197,16 @@ fn open_format(host: &HostDir, path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// The lock of a daemon that has ended may last a moment longer: a check that it forked just then holds the descriptor until it execs.
 fn lock(file: &File, path: &Path) -> Result<()> {
-    match file.try_lock() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(StoreError::io(format!("lock {}/format", path.display()), error)),
+    const TRIES: u32 = 10;
+    const PAUSE: Duration = Duration::from_millis(50);
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            Err(TryLockError::Error(error)) => return Err(StoreError::io(format!("lock {}/format", path.display()), error)),
+        }
     }
+    Err(StoreError::InUse { path: path.to_owned() })
 }

@@ -386,34 +386,3 @@ fn a_value_of_the_wrong_kind_is_damage() {
     let message = Tree::stored(nodes, root).get(&Key::inode(Ino(1))).unwrap_err().to_string();
     assert!(message.contains("tree node 9 is damaged: a value of the wrong kind"), "{message}");
 }
-
-/// Not a test of anything but speed: `cargo test --release --lib tree::tests::speed -- --ignored --nocapture`.
-#[test]
-#[ignore = "prints timings"]
-fn speed() {
-    use crate::clock::{Clock, SystemClock};
-    let (memory, nodes) = memory(64 << 20);
-    let time = |what: &str, n: u64, f: &mut dyn FnMut()| {
-        let start = SystemClock.instant();
-        f();
-        println!("{what}: {} ns each", (SystemClock.instant() - start).as_nanos() / u128::from(n));
-    };
-    let n = 1_000_000;
-    let mut tree = Tree::new_empty(Arc::clone(&nodes));
-    time("insert in order", n, &mut || tree = big(&nodes, n / 2));
-    let key = |i: u64| Key::inode(Ino(i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 12));
-    time("insert at random", n, &mut || (0..n).for_each(|i| drop(tree.insert(key(i), Value::Inode(record(i))).unwrap())));
-    time("get at random", n, &mut || (0..n).for_each(|i| assert!(tree.get(&key(i)).unwrap().is_some())));
-    let mut stored = tree.clone();
-    time("persist", 2 * n, &mut || stored = persist(&tree, &memory));
-    drop(tree);
-    let stored_bytes: usize = memory.nodes.lock().values().map(Vec::len).sum();
-    println!("{stored_bytes} bytes");
-    time("walk, stored", 2 * n, &mut || assert_eq!(stored.iter().map(Result::unwrap).count() as u64, 2 * n));
-    println!("cached {} bytes", nodes.cached_bytes());
-    let rss = std::fs::read_to_string("/proc/self/statm").unwrap();
-    println!("pages resident: {rss}");
-    time("insert at random, stored", 100_000, &mut || {
-        (0..100_000).for_each(|i| drop(stored.insert(key(i * 7 + 1), Value::Inode(record(i))).unwrap()));
-    });
-}

@@ -198,15 +198,13 @@ pub struct Mounted {
     pub dir: tempfile::TempDir,
 }
 
-/// FUSE needs a device; who is not root needs fusermount3, which opens it for them.
-pub fn can_mount() -> bool {
+/// FUSE needs a device; who is not root needs fusermount3, which opens it for them. A test that can't mount fails: it has shown nothing.
+#[track_caller]
+pub fn must_mount() {
     let opens = || std::fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
     let helper = || Path::new("/dev/fuse").exists() && ["/usr/bin", "/bin"].iter().any(|dir| Path::new(dir).join("fusermount3").exists());
     let can = if is_root() { opens() } else { helper() };
-    if !can {
-        eprintln!("skipped: mounting needs /dev/fuse, and without root fusermount3 (package fuse3)");
-    }
-    can
+    assert!(can, "mounting needs /dev/fuse, and without root fusermount3; run: scripts/setup");
 }
 
 /// Whether these tests mount both sides in one session: always without root; with root, if SHADOWFS_TEST_COMBINED is set.

@@ -253,16 +253,3 @@ fn a_file_that_changes_under_the_import_is_named() {
         assert!(error.to_string().contains("file changed while it was read"), "{error}");
     }
 }
-
-/// `SHADOWFS_IMPORT=/usr/share cargo test --lib import::tests::speed -- --ignored --nocapture`
-#[test]
-#[ignore = "prints timings"]
-fn speed() {
-    let from = std::env::var_os("SHADOWFS_IMPORT").map_or_else(|| PathBuf::from("/usr/share"), PathBuf::from);
-    let made = made();
-    let start = SystemClock.instant();
-    let record = import(&made.store, &from, &SystemClock, &|_, _| ()).unwrap();
-    println!("{} entries, {} bytes in {:?}", record.changes.added, record.changes.bytes, SystemClock.instant() - start);
-    let state = snapshot(&made.store, &record);
-    println!("{} compared", compare(&from, &state, Ino::ROOT, &mut BTreeMap::new()));
-}
