@@ -131,6 +131,11 @@ pub enum Verb {
     Tag(TagArgs),
     /// The audit trail: who changed what, when, and what every check found
     Lineage(LineageArgs),
+    /// Copy a version out: to a directory, a tar file or a tar stream
+    ///
+    /// With modes, owners, times to the nanosecond, extended attributes, access lists, hard links, devices and holes. A directory or a tar file
+    /// is there once it is whole and on disk; what exists already is not touched. Archives are in the pax format, and name what `tar .` would.
+    Export(ExportArgs),
     /// The configuration
     #[command(subcommand, arg_required_else_help = true)]
     Config(ConfigVerb),
@@ -400,6 +405,20 @@ pub enum LineageFormat {
     Html,
 }
 
+/// `export`.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// tN, production, latest, valid or a tag
+    #[arg(value_parser = version_name)]
+    pub version: VersionName,
+    /// A new or empty directory, a new file that ends in .tar, or - for a tar stream to standard output
+    #[arg(value_name = "DEST")]
+    pub destination: PathBuf,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
 /// `config`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigVerb {
@@ -485,7 +504,7 @@ mod tests {
         let command = Cli::command();
         let verbs: Vec<_> = command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| verb.get_name().to_owned()).collect();
         let contract =
-            "init mount unmount status log show diff begin commit abort run wait check promote rollback ghosts restore drop pin tag lineage config completions";
+            "init mount unmount status log show diff begin commit abort run wait check promote rollback ghosts restore drop pin tag lineage export config completions";
         assert_eq!(verbs, contract.split(' ').collect::<Vec<_>>());
     }
 }

@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod daemon;
 mod diff;
+mod export;
 mod init;
 mod keep;
 mod lineage;
@@ -91,6 +92,7 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result {
         Verb::Tag(args) => keep::tag(args, &daemon, out),
         Verb::Lineage(LineageArgs { verb: Some(LineageVerb::Verify(json)), .. }) => lineage::verify(json, &daemon, out),
         Verb::Lineage(args) => lineage::run(&args, &daemon, out),
+        Verb::Export(args) => export::run(args, &daemon, out),
         Verb::Config(ConfigVerb::Check { file, json }) => config::check(file, json, &daemon, out),
         Verb::Config(ConfigVerb::Show(json)) => config::show(json, &daemon, out),
         Verb::Completions(args) => completions::run(&args, out),

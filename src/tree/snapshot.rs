@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
 use super::key::{Content, Extent, FileKind, InodeRecord, Key, Name, Part, Value};
 use super::{Range, Tree, TreeError};
-use crate::ids::Ino;
-use crate::store::Store;
+use crate::ids::{Ino, ObjectId};
+use crate::store::{Store, StoreError};
 
 /// No path can be deeper than this: a walk to the root that takes longer runs in a circle.
 pub(super) const MAX_DEPTH: usize = 1 << 16;
@@ -254,7 +257,7 @@ impl Snapshot {
         let data = match &record.content {
             Content::None => None,
             Content::Inline(bytes) => (offset < bytes.len() as u64).then_some(offset),
-            Content::Object(object) => (offset < self.store.objects().len(*object)?).then_some(offset),
+            Content::Object(object) => self.seek_in_object(*object, offset, true)?,
             Content::Extents => self.extents_in(ino, offset, u64::MAX)?.first().map(|(at, _)| offset.max(*at)),
         };
         Ok(data.filter(|at| *at < record.size))
@@ -268,7 +271,7 @@ impl Snapshot {
         let hole = match &record.content {
             Content::None => offset,
             Content::Inline(bytes) => offset.max(bytes.len() as u64),
-            Content::Object(object) => offset.max(self.store.objects().len(*object)?),
+            Content::Object(object) => self.seek_in_object(*object, offset, false)?.unwrap_or(offset),
             Content::Extents => {
                 let mut at = offset;
                 for (from, extent) in self.extents_in(ino, offset, u64::MAX)? {
@@ -281,5 +284,24 @@ impl Snapshot {
             }
         };
         Ok(Some(hole.min(record.size)))
+    }
+
+    /// Where data or a hole begins in an object from `offset` on; its end is a hole. `None` from the end on, and if no more data follows.
+    /// Only an object with a host file of its own can have holes: there the host knows them.
+    fn seek_in_object(&self, object: ObjectId, offset: u64, data: bool) -> Result<Option<u64>, TreeError> {
+        let len = self.store.objects().len(object)?;
+        if offset >= len {
+            return Ok(None);
+        }
+        let whole = if data { offset } else { len };
+        let Some(file) = self.store.objects().open_file(object)? else { return Ok(Some(whole)) };
+        // Everything else reads it by offset: that the descriptor's position moves is no matter.
+        match lseek(&*file, i64::try_from(offset).unwrap_or(i64::MAX), if data { Whence::SeekData } else { Whence::SeekHole }) {
+            Ok(at) => Ok(Some(u64::try_from(at).unwrap_or(whole).min(len)).filter(|at| !data || *at < len)),
+            Err(Errno::ENXIO) => Ok(None),
+            // A host that knows no holes.
+            Err(Errno::EINVAL) => Ok(Some(whole)),
+            Err(errno) => Err(StoreError::io(format!("seek in object {object}"), errno).into()),
+        }
     }
 }
