@@ -1,10 +1,13 @@
 //! The way back: rejection with what follows from it, and staging put on another base.
 
+use std::sync::Arc;
+
 use super::dispatcher::{Dispatcher, StepError, put};
 use super::todo::Todo;
 use crate::ids::VersionId;
 use crate::store::StoreError;
 use crate::store::record::{Reason, VersionRecord};
+use crate::tree::key::{FileKind, InodeRecord, Key, Value};
 use crate::tree::{self, Merge, Persisted, Snapshot, Tree, TreeError};
 use crate::version::history::{Carried, Fate};
 use crate::version::staging::RebaseOutcome;
@@ -17,8 +20,21 @@ fn blamed(ground: VersionId, carries: &[Carry], rejected: Option<(VersionId, Ver
 
 /// A version whose ground went, and what came of its changes.
 enum Carry {
-    Clean { old: VersionId, tree: Tree },
+    /// They make the version `new`.
+    Clean { old: VersionId, new: VersionId, tree: Tree },
     Conflict { old: VersionId, with: VersionId, paths: Vec<Vec<u8>> },
+}
+
+/// Files that a merge made of two states were changed by the version that it makes, and by no other: the views know a file by
+/// the version of its last change, and under the old version's number they have what that one has, rejected bytes included.
+fn claim(mut tree: Tree, edits: &[(Key, Option<Value>)], new: VersionId, below: &Snapshot, onto: &Snapshot) -> Result<Tree, TreeError> {
+    for (key, value) in edits {
+        let Some(Value::Inode(record)) = value else { continue };
+        if record.kind != FileKind::Directory && below.inode(key.ino)? != onto.inode(key.ino)? {
+            tree.insert(key.clone(), Value::Inode(Arc::new(InodeRecord { changed_in: new, ..InodeRecord::clone(record) })))?;
+        }
+    }
+    Ok(tree)
 }
 
 impl Dispatcher {
@@ -80,8 +96,12 @@ impl Dispatcher {
         for old in stranded {
             let ground = self.record(*old)?.parent.unwrap_or(*old);
             let onto = self.ground_now(ground, &carries, rejected)?;
-            let carry = match tree::merge(&self.content(ground)?, &onto, &self.content(*old)?)? {
-                Merge::Clean { tree, .. } => Carry::Clean { old: *old, tree },
+            let below = self.content(ground)?;
+            let carry = match tree::merge(&below, &onto, &self.content(*old)?)? {
+                Merge::Clean { tree, edits } => {
+                    let new = self.store.ids().version();
+                    Carry::Clean { old: *old, new, tree: claim(tree, &edits, new, &below, &onto)? }
+                }
                 Merge::Conflict { paths } => Carry::Conflict { old: *old, with: blamed(ground, &carries, rejected), paths },
             };
             carries.push(carry);
@@ -119,9 +139,9 @@ impl Dispatcher {
         let (mut carried, mut persisted): (Vec<Carried>, Vec<Persisted>) = (Vec::new(), Vec::new());
         for carry in carries {
             match carry {
-                Carry::Clean { old, tree } => {
+                Carry::Clean { old, new, tree } => {
                     let written = tree.persist(&mut transaction, &digest)?;
-                    carried.push(Carried { old, fate: Fate::Onto { new: store.ids().version(), root: written.root } });
+                    carried.push(Carried { old, fate: Fate::Onto { new, root: written.root } });
                     persisted.push(written);
                 }
                 Carry::Conflict { old, with, paths } => {

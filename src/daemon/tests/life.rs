@@ -69,6 +69,39 @@ fn what_stands_on_a_rejected_version_is_carried_over_or_becomes_a_ghost() {
     assert_eq!(daemon.production(), expected);
 }
 
+/// The views know a file by its number and the version of its last change: that must be one content in all versions and ghosts.
+fn assert_files_have_one_content(daemon: &Daemon) {
+    let visible = daemon.connections().shared.visible();
+    let mut known = BTreeMap::new();
+    for (version, shown) in visible.versions.iter().chain(&visible.ghosts) {
+        for (name, ino, _) in shown.snapshot.entries(crate::ids::Ino::ROOT, 0, 1000).unwrap() {
+            let record = shown.snapshot.inode(ino).unwrap().unwrap();
+            let found = (Arc::clone(&record), shown.snapshot.xattrs(ino).unwrap());
+            let (first, same) = known.entry((record.changed_in, ino)).or_insert_with(|| (*version, found.clone()));
+            assert_eq!(*same, found, "{} in {version} and in {first}", String::from_utf8_lossy(&name));
+        }
+    }
+}
+
+#[test]
+fn a_name_carried_over_from_rejected_content_never_shows_it() {
+    let daemon = Daemon::new(&waiting());
+    daemon.put("a.json", "0");
+    daemon.commit();
+    daemon.put("a.json", "{");
+    daemon.commit();
+    let staging = &daemon.connections().staging;
+    let node = staging.lookup(NodeRef::ROOT, b"a.json").unwrap().node;
+    staging.link(&ROOT, node, NodeRef::ROOT, b"b.json").unwrap();
+    daemon.commit();
+    daemon.configure(JSON);
+    assert_eq!(daemon.verdict(2).state, VersionState::Ghost);
+    let carried = rebased_into(&daemon.show(3));
+    daemon.promoted(carried);
+    assert_eq!(daemon.production(), files(&[("a.json", "0"), ("b.json", "0")]));
+    assert_files_have_one_content(&daemon);
+}
+
 #[test]
 fn an_open_version_that_overlaps_becomes_a_ghost() {
     let daemon = Daemon::new(&waiting());
