@@ -21,6 +21,7 @@ use super::cancel::Cancel;
 use super::output::Output;
 use crate::config::User;
 use crate::store::record::Outcome;
+use crate::sys;
 
 /// A command to try.
 #[derive(Clone, Debug)]
@@ -91,6 +92,8 @@ fn start(job: &CommandJob) -> io::Result<(Child, PipeReader)> {
         // With another user, the standard library drops the supplementary groups as well.
         command.uid(user.uid).gid(user.gid).env("USER", &user.name).env("LOGNAME", &user.name).env_remove("HOME");
     }
+    // The daemon blocks the signals that it waits for; a `timeout` in a check could not end anything.
+    sys::with_all_signals(&mut command);
     let child = command.spawn()?;
     Ok((child, reader))
 }

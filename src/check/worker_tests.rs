@@ -62,6 +62,22 @@ fn it_runs_in_its_directory_with_its_environment_no_input_and_no_descriptors_of_
 }
 
 #[test]
+fn it_can_be_ended_by_the_signals_that_the_daemon_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let job = CommandJob { command: ["grep", "SigBlk", "/proc/self/status"].map(str::to_owned).to_vec(), ..shell(dir.path(), "") };
+    let blocked: nix::sys::signal::SigSet = [nix::sys::signal::Signal::SIGTERM].into_iter().collect();
+    let ended = std::thread::scope(|scope| {
+        let run = || {
+            blocked.thread_block().unwrap();
+            outcome(&job)
+        };
+        scope.spawn(run).join().unwrap()
+    });
+    assert_eq!(ended, Outcome::Passed);
+    assert_eq!(fs::read_to_string(&job.log).unwrap().trim(), "SigBlk:\t0000000000000000");
+}
+
+#[test]
 fn a_command_that_can_not_start_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let start = |command: &str, directory: &Path| {

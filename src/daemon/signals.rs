@@ -11,7 +11,7 @@ fn ours() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
 
-/// Blocks them for this thread and those that it starts. Children start with an empty mask: the standard library sees to it.
+/// Blocks them for this thread and those that it starts. Children would inherit that: see `sys::with_all_signals`.
 pub(super) fn block() -> io::Result<()> {
     Ok(ours().thread_block()?)
 }
