@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::{Sender, unbounded};
 
-use super::dispatcher::{Dispatcher, Sources};
+use super::dispatcher::{Dispatcher, Sources, StepError};
 use super::errands::Errands;
 use super::hold::Hold;
 use super::kernel::{Kernel, Mounted};
@@ -26,6 +26,7 @@ use crate::fs::{self as mounts, MountOptions, Mounts, Side};
 use crate::ids::VersionId;
 use crate::promote::Scheduler;
 use crate::store::event::EventKind;
+use crate::store::record::{Reason, VersionRecord, VersionState};
 use crate::store::{Store, StoreError};
 use crate::tree::{Nodes, Snapshot, Tree};
 use crate::version::staging::{StagingEvent, StagingOptions};
@@ -224,6 +225,7 @@ impl Dispatcher {
         let failed = |error: &dyn std::fmt::Display| DaemonError::Other(format!("the history can't be taken up: {error}"));
         self.drain_staging();
         self.work();
+        self.end_lost().map_err(|error| failed(&error))?;
         self.recover_stranded().map_err(|error| failed(&error))?;
         self.restage(self.staging_base).map_err(|error| failed(&error))?;
         let unjudged: Vec<_> = self.history.unjudged().map(|record| (record.version, record.passed)).collect();
@@ -243,6 +245,21 @@ impl Dispatcher {
         self.note(None, EventKind::Mounted { at: mount, recovered })?;
         if self.production_dir.is_some() {
             self.bind_production();
+        }
+        Ok(())
+    }
+
+    /// An open version is in the catalog at once, and in its journal a moment later. What a crash in between left has no changes and
+    /// never gets any: it must not stay open for good.
+    fn end_lost(&mut self) -> Result<(), StepError> {
+        let (in_staging, journals) = (self.staging.activity().version, self.store.journals()?);
+        let lost = |record: &&VersionRecord| {
+            record.state == VersionState::Open && Some(record.version) != in_staging && !journals.contains(&record.version)
+        };
+        let lost: Vec<_> = self.history.records().filter(lost).map(|record| record.version).collect();
+        for version in lost {
+            let decision = self.history.aborted(version, Reason::Lost, self.clock.now())?;
+            self.write(decision)?;
         }
         Ok(())
     }

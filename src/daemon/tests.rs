@@ -122,6 +122,15 @@ impl Daemon {
         Self::start(dir, config)
     }
 
+    /// As `crash`, but the open version was on no disk yet.
+    pub(super) fn crash_before_the_journal(mut self, config: &str) -> Self {
+        let dir = self.end();
+        for journal in std::fs::read_dir(dir.path().join("store/journal")).unwrap() {
+            std::fs::remove_file(journal.unwrap().path()).unwrap();
+        }
+        Self::start(dir, config)
+    }
+
     fn end(&mut self) -> tempfile::TempDir {
         let _ = self.messages().send(Message::Stop);
         let dispatcher = self.thread.take().unwrap().join().unwrap();

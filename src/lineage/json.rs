@@ -31,6 +31,7 @@ pub(super) enum ReasonJson {
     Rebased { into: VersionId },
     Unchanged,
     Discarded,
+    Lost,
 }
 
 /// An attempt as `show --json` and `lineage/tN/checks/NAME.json` have it.

@@ -56,6 +56,7 @@ fn every_kind() -> Vec<(EventKind, &'static str)> {
         (EventKind::Rebased { from: t2, onto: t1 }, "carries the changes of t2 over onto t1"),
         (EventKind::Aborted { reason: Reason::Unchanged }, "aborted: nothing had changed"),
         (EventKind::Aborted { reason: Reason::Discarded }, "aborted: discarded by the user"),
+        (EventKind::Aborted { reason: Reason::Lost }, "aborted: a crash came before its changes were on disk"),
         (EventKind::Aborted { reason: Reason::Rebased { into: t2 } }, "aborted: its changes live on in t2"),
         (EventKind::Promoted { replaces: t1, batch: vec![t2], digest }, "promoted to production in place of t1"),
         (EventKind::Promoted { replaces: t1, batch: vec![t1, t2], digest }, "promoted to production in place of t1, batch t1, t2"),

@@ -85,6 +85,7 @@ pub fn why(reason: &Reason) -> String {
         Reason::Rebased { into } => format!("its changes live on in {into}"),
         Reason::Unchanged => "nothing had changed".to_owned(),
         Reason::Discarded => "discarded by the user".to_owned(),
+        Reason::Lost => "a crash came before its changes were on disk".to_owned(),
     }
 }
 

@@ -146,6 +146,8 @@ pub enum Reason {
     Unchanged,
     /// The user discarded it.
     Discarded,
+    /// The daemon or the machine went down before anything of it was on disk.
+    Lost,
 }
 
 /// The record of a version.

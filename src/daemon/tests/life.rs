@@ -182,6 +182,20 @@ fn a_version_in_which_nothing_changed_is_aborted_and_the_next_stands_on_its_pare
 }
 
 #[test]
+fn an_open_version_that_a_crash_left_nothing_of_does_not_stay_open() {
+    let daemon = Daemon::new(JSON);
+    daemon.put("a.json", "1");
+    assert_eq!(daemon.status().open.unwrap().version, VersionId(1));
+    let daemon = daemon.crash_before_the_journal(JSON);
+    assert_eq!(daemon.status().open, None);
+    let doc = daemon.verdict(1);
+    assert_eq!((doc.state, doc.reason), (VersionState::Aborted, Some(Reason::Lost)));
+    daemon.put("a.json", "2");
+    daemon.commit();
+    assert_eq!(daemon.promoted(2).parent, Some(VersionId(0)));
+}
+
+#[test]
 fn checks_that_were_interrupted_run_again_after_a_crash() {
     let daemon = Daemon::new(&waiting());
     daemon.put("a.json", "1");
