@@ -130,11 +130,26 @@ impl Objects {
     /// The host file of an object that has one of its own, pending (open for writing, too) or sealed (read-only); an alias
     /// has the file of the object that it names. `None` if the object is held or in a pack, or there is none.
     pub fn open_file(&self, id: ObjectId) -> Result<Option<Arc<File>>> {
-        match self.source(id)? {
-            Some(Source::Pending) => self.pending_file(id).map(Some),
-            Some(Source::Sealed(Place { kind: PlaceKind::File(file), .. })) => self.sealed_file(file).map(Some),
-            Some(Source::Held(_) | Source::Sealed(_)) | None => Ok(None),
+        match self.source_with_file(id)? {
+            Some((Source::Pending, file)) => Ok(file),
+            Some((Source::Sealed(Place { kind: PlaceKind::File(file), .. }), _)) => self.sealed_file(file).map(Some),
+            Some((Source::Held(_) | Source::Sealed(_), _)) | None => Ok(None),
         }
+    }
+
+    /// Where an object is, with its file if it is pending.
+    fn source_with_file(&self, id: ObjectId) -> Result<Option<(Source, Option<Arc<File>>)>> {
+        // As in `read_at`: a seal may turn the object into an alias while we look, and its file goes.
+        for _ in 0..2 {
+            match self.source(id)? {
+                Some(Source::Pending) => match self.files.open(FileKey::Pending(id))? {
+                    Some(file) => return Ok(Some((Source::Pending, Some(file)))),
+                    None => drop(self.places.lock().pop(&id)),
+                },
+                other => return Ok(other.map(|source| (source, None))),
+            }
+        }
+        Err(missing(id))
     }
 
     fn pending_file(&self, id: ObjectId) -> Result<Arc<File>> {
@@ -213,13 +228,11 @@ impl Objects {
 
     /// The length of an object in bytes.
     pub fn len(&self, id: ObjectId) -> Result<u64> {
-        match self.source(id)?.ok_or_else(|| missing(id))? {
-            Source::Held(bytes) => Ok(bytes.len() as u64),
-            Source::Sealed(place) => Ok(place.len),
-            Source::Pending => {
-                let status = self.pending_file(id)?.metadata();
-                Ok(status.map_err(|error| StoreError::io(format!("stat {}", file_name(id)), error))?.len())
-            }
+        match self.source_with_file(id)?.ok_or_else(|| missing(id))? {
+            (_, Some(file)) => Ok(file.metadata().map_err(|error| StoreError::io(format!("stat {}", file_name(id)), error))?.len()),
+            (Source::Held(bytes), None) => Ok(bytes.len() as u64),
+            (Source::Sealed(place), None) => Ok(place.len),
+            (Source::Pending, None) => Err(missing(id)),
         }
     }
 
@@ -326,10 +339,11 @@ impl Objects {
 
     /// The digest of an object's bytes as they are on disk now: for scrubbing.
     pub fn digest(&self, id: ObjectId) -> Result<Digest> {
-        match self.source(id)?.ok_or_else(|| missing(id))? {
-            Source::Held(bytes) => hash::of_bytes(&bytes),
-            Source::Pending => Ok(hash::whole_file(&*self.pending_file(id)?, &file_name(id))?.1),
-            Source::Sealed(_) => self.digest_at_pace(id, &|_| Ok(())),
+        match self.source_with_file(id)?.ok_or_else(|| missing(id))? {
+            (_, Some(file)) => Ok(hash::whole_file(&file, &file_name(id))?.1),
+            (Source::Held(bytes), None) => hash::of_bytes(&bytes),
+            (Source::Sealed(_), None) => self.digest_at_pace(id, &|_| Ok(())),
+            (Source::Pending, None) => Err(missing(id)),
         }
     }
 }
