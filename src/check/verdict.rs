@@ -73,6 +73,8 @@ struct Item {
     failed: u32,
     /// Starts that failed one after the other.
     unstarted: u32,
+    /// Why the last of them did.
+    why: Option<String>,
     state: State,
 }
 
@@ -89,7 +91,7 @@ impl Run {
     /// A run of these checks, each with the number of its first attempt, from `now` on.
     #[must_use]
     pub fn new(checks: Vec<(Arc<Check>, u32)>, limits: Limits, now: Instant) -> Self {
-        let item = |(check, attempt)| Item { check, attempt, failed: 0, unstarted: 0, state: State::Due(now) };
+        let item = |(check, attempt)| Item { check, attempt, failed: 0, unstarted: 0, why: None, state: State::Due(now) };
         Self { items: checks.into_iter().map(item).collect(), limits, failures: 0 }
     }
 
@@ -145,14 +147,31 @@ impl Run {
         }
     }
 
+    /// Whether this attempt is the one of `check` that runs. One that was stopped may still end after a new run has begun.
+    #[must_use]
+    pub fn awaits(&self, check: &str, attempt: u32) -> bool {
+        self.items.iter().any(|item| item.check.name == check && item.state == State::Running && item.attempt == attempt + 1)
+    }
+
+    /// Whether an attempt of `check` that ended like this could not start for the same reason as the one before: that is no news, and
+    /// the next one gets its number.
+    #[must_use]
+    pub fn repeats(&self, check: &str, outcome: &Outcome) -> bool {
+        let Outcome::CouldNotStart { why } = outcome else { return false };
+        self.items.iter().any(|item| item.check.name == check && item.why.as_ref() == Some(why))
+    }
+
     /// An attempt of `check` ended.
     pub fn ended(&mut self, check: &str, outcome: &Outcome, now: Instant) -> Progress {
         let limits = self.limits;
+        let repeats = self.repeats(check, outcome);
         let Some(item) = self.items.iter_mut().find(|item| item.check.name == check) else { return self.progress() };
         match outcome {
             Outcome::Passed | Outcome::Skipped | Outcome::Cancelled => item.state = State::Done,
             Outcome::CouldNotStart { why } => {
                 item.unstarted += 1;
+                item.attempt -= u32::from(repeats);
+                item.why = Some(why.clone());
                 let wait = doubled(limits.backoff.max(Duration::from_millis(100)), item.unstarted - 1).min(LONGEST_WAIT);
                 item.state = State::Waiting(now + wait, why.clone());
             }

@@ -106,7 +106,7 @@ fn a_check_that_can_not_start_says_nothing_of_the_data() {
     let why = Outcome::CouldNotStart { why: "no python".to_owned() };
     let mut then = now;
     for attempt in 1..=20 {
-        assert_eq!(started(&mut run, then), [("a".to_owned(), attempt)]);
+        assert_eq!(started(&mut run, then), [("a".to_owned(), attempt.min(2))], "the same reason is one attempt");
         assert_eq!(run.ended("a", &why, then), Progress::Undecided);
         assert_eq!(run.waiting().collect::<Vec<_>>(), [("a", "no python")]);
         let due = run.next_due().unwrap();

@@ -23,6 +23,9 @@ use crate::store::StoreError;
 use crate::store::event::EventKind;
 use crate::store::record::{AttemptRecord, Outcome, Reason, VersionState};
 
+/// The wait before changes that could not be read are looked for once more.
+const PLAN_AGAIN: Duration = Duration::from_secs(5);
+
 /// A job that a worker has.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -44,16 +47,18 @@ pub(super) struct VersionRun {
     /// Only this check.
     only: Option<String>,
     replies: Vec<Sender<Reply>>,
+    /// When its changes are looked for once more: they could not be read, or what was to be noted could not be written.
+    plan_at: Option<Instant>,
 }
 
 impl VersionRun {
     fn new(config: Arc<Config>, decides: bool) -> Self {
         let changes = Arc::default();
-        Self { run: None, changes, config, decides, only: None, replies: Vec::new() }
+        Self { run: None, changes, config, decides, only: None, replies: Vec::new(), plan_at: None }
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.run.as_ref().and_then(Run::next_due)
+        self.run.as_ref().and_then(Run::next_due).into_iter().chain(self.plan_at).min()
     }
 
     pub(super) fn waiting(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -99,24 +104,34 @@ impl Dispatcher {
     pub(super) fn planned(&mut self, version: VersionId, changes: Result<Arc<Changes>, String>) {
         let changes = match changes {
             Ok(changes) => changes,
-            Err(why) => {
-                // The disk's fault or worse, not the data's: the version waits for `shadowfs check`.
-                self.warn(format!("plan {version}"), format!("{version} can't be checked: {why}"));
-                for reply in self.runs.remove(&version).map(|run| run.replies).unwrap_or_default() {
-                    let _ = reply.send(failed(format!("{version} can't be checked: {why}")));
-                }
-                return;
-            }
+            Err(why) => return self.plan_failed(version, &why),
         };
-        self.warnings.remove(&format!("plan {version}"));
-        if let Err(error) = self.start_run(version, &changes) {
-            self.warn(format!("plan {version}"), format!("{version} can't be checked: {error}"));
+        match self.start_run(version, &changes) {
+            Ok(()) => drop(self.warnings.remove(&format!("plan {version}"))),
+            Err(error) => self.plan_failed(version, &error.to_string()),
+        }
+    }
+
+    /// The disk's fault (full, most likely) or worse, not the data's: the version waits until it can be checked.
+    fn plan_failed(&mut self, version: VersionId, why: &str) {
+        self.warn(format!("plan {version}"), format!("{version} can't be checked yet, it is tried again: {why}"));
+        let now = self.clock.instant();
+        let Some(run) = self.runs.get_mut(&version) else { return };
+        for reply in run.replies.drain(..) {
+            let _ = reply.send(failed(format!("{version} can't be checked: {why}")));
+        }
+        run.plan_at = Some(now + PLAN_AGAIN);
+        if !run.decides {
+            self.runs.remove(&version);
         }
     }
 
     fn start_run(&mut self, version: VersionId, changes: &Arc<Changes>) -> Result<(), StepError> {
         let attempts = self.store.catalog().attempts(version)?;
-        let next = |name: &str| attempts.iter().filter(|attempt| attempt.check == name).map(|attempt| attempt.attempt + 1).max().unwrap_or(1);
+        // One that was stopped a moment ago may not have ended yet: its number is taken, too.
+        let ended = attempts.into_iter().map(|attempt| (attempt.check, attempt.attempt));
+        let taken: Vec<_> = ended.chain(self.shared.running(version)).collect();
+        let next = |name: &str| taken.iter().filter(|(check, _)| check == name).map(|(_, attempt)| attempt + 1).max().unwrap_or(1);
         let Some(run) = self.runs.get(&version) else { return Ok(()) };
         let (mut applicable, mut skipped) = (Vec::new(), Vec::new());
         for check in run.checks() {
@@ -170,6 +185,9 @@ impl Dispatcher {
             let room = self.config.checks.workers.saturating_sub(self.running.len());
             if room == 0 || self.stopping.is_some() {
                 return;
+            }
+            if self.runs.get_mut(&version).is_some_and(|run| run.plan_at.take_if(|at| *at <= now).is_some()) {
+                self.plan(version);
             }
             let starts = self.runs.get_mut(&version).and_then(|run| run.run.as_mut()).map(|run| run.start(now, room)).unwrap_or_default();
             for start in starts {
@@ -256,21 +274,29 @@ impl Dispatcher {
         let rejects = self.runs.get(&version).is_some_and(|run| {
             run.config.check.iter().any(|known| known.name == *check && known.severity == Severity::Error)
         });
-        let Attempted { started_at, took, outcome, metrics } = attempted.clone();
-        let mut transaction = self.store.catalog().begin()?;
-        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let what = EventKind::Checked { check: check.clone(), attempt, outcome: outcome.clone(), took_ms };
-        transaction.put_attempt(&AttemptRecord { version, check: check.clone(), attempt, started_at, took, outcome, rejects, metrics })?;
-        transaction.append_event(self.clock.now(), Some(version), what)?;
-        transaction.commit()?;
-        tracing::info!("{version} {check} attempt {attempt}: {}", crate::lineage::text::ending(&attempted.outcome));
+        let run = self.runs.get(&version).and_then(|run| run.run.as_ref());
+        if !run.is_some_and(|run| run.repeats(check, &attempted.outcome)) {
+            let Attempted { started_at, took, outcome, metrics } = attempted.clone();
+            let mut transaction = self.store.catalog().begin()?;
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            let what = EventKind::Checked { check: check.clone(), attempt, outcome: outcome.clone(), took_ms };
+            transaction.put_attempt(&AttemptRecord { version, check: check.clone(), attempt, started_at, took, outcome, rejects, metrics })?;
+            transaction.append_event(self.clock.now(), Some(version), what)?;
+            transaction.commit()?;
+            tracing::info!("{version} {check} attempt {attempt}: {}", crate::lineage::text::ending(&attempted.outcome));
+        }
         self.running.remove(key);
-        self.shared.attempt_ended(version, check);
+        self.shared.attempt_ended(version, check, attempt);
         self.kernel.lineage_changed();
         let now = self.clock.instant();
-        let run = self.runs.get_mut(&version).and_then(|run| run.run.as_mut());
+        let run = self.runs.get_mut(&version).and_then(|run| run.run.as_mut()).filter(|run| run.awaits(check, attempt));
         if let Some(progress) = run.map(|run| run.ended(check, &attempted.outcome, now)) {
             self.progressed(version, progress);
+        }
+        // The configuration may have put it right while this attempt was under way: then nobody else tries the new definition.
+        let outdated = self.runs.get(&version).is_some_and(|run| !Arc::ptr_eq(&run.config, &self.config));
+        if outdated && matches!(attempted.outcome, Outcome::CouldNotStart { .. }) {
+            self.renew(version);
         }
         Ok(())
     }

@@ -67,10 +67,10 @@ impl Shared {
         self.running.write().entry(version).or_default().push((check.to_owned(), attempt));
     }
 
-    pub(super) fn attempt_ended(&self, version: VersionId, check: &str) {
+    pub(super) fn attempt_ended(&self, version: VersionId, check: &str, attempt: u32) {
         let mut running = self.running.write();
         if let Some(attempts) = running.get_mut(&version) {
-            attempts.retain(|(running, _)| running != check);
+            attempts.retain(|(running, number)| (running.as_str(), *number) != (check, attempt));
             if attempts.is_empty() {
                 running.remove(&version);
             }

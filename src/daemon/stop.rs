@@ -101,8 +101,8 @@ impl Dispatcher {
         while !left.is_empty() {
             let Ok((key, attempted)) = self.sources.attempts.recv_timeout(PATIENCE) else { break };
             left.retain(|waiting| *waiting != key);
-            let Key::Check { version, check, .. } = &key else { continue };
-            self.shared.attempt_ended(*version, check);
+            let Key::Check { version, check, attempt } = &key else { continue };
+            self.shared.attempt_ended(*version, check, *attempt);
             if attempted.outcome != Outcome::Cancelled {
                 self.todo.push_back(Todo::Ended(key, attempted));
                 continue;

@@ -24,6 +24,7 @@ use crate::version::staging::{Caller, Invalidation, NodeRef};
 
 mod life;
 mod model;
+mod steps;
 
 const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 
@@ -78,6 +79,23 @@ impl Daemon {
     }
 
     fn start(dir: tempfile::TempDir, config: &str) -> Self {
+        let (mut daemon, mut dispatcher) = Self::driven_in(dir, config);
+        let thread = std::thread::spawn(move || {
+            dispatcher.serve();
+            dispatcher
+        });
+        daemon.thread = Some(thread);
+        daemon
+    }
+
+    /// With its dispatcher apart: the test says what happens when.
+    pub(super) fn driven(config: &str) -> (Self, super::dispatcher::Dispatcher) {
+        let mut daemon = Self::new(config);
+        let dir = daemon.end();
+        Self::driven_in(dir, config)
+    }
+
+    fn driven_in(dir: tempfile::TempDir, config: &str) -> (Self, super::dispatcher::Dispatcher) {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let file = dir.path().join("store/shadowfs.toml");
         std::fs::write(&file, config).unwrap();
@@ -100,11 +118,7 @@ impl Daemon {
         };
         let mut dispatcher = parts.dispatcher(core.staging_base, messages.clone(), inbox).unwrap();
         dispatcher.resume(&mount).unwrap();
-        let thread = std::thread::spawn(move || {
-            dispatcher.serve();
-            dispatcher
-        });
-        Self { connections: Some(Connections { shared, staging, messages }), thread: Some(thread), dir: Some(dir) }
+        (Self { connections: Some(Connections { shared, staging, messages }), thread: None, dir: Some(dir) }, dispatcher)
     }
 
     pub(super) fn connections(&self) -> &Connections {
