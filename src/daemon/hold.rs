@@ -6,6 +6,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::VersionId;
+
 const FILE: &str = "hold";
 
 /// The open version (or the next one) is held open.
@@ -13,6 +15,12 @@ const FILE: &str = "hold";
 pub(super) struct Hold {
     /// The message that its version gets, unless `commit` brings another.
     pub(super) message: Option<String>,
+    /// The version that is being committed: it ends the hold once it is sealed.
+    #[serde(default)]
+    pub(super) committing: Option<VersionId>,
+    /// A version of the job that went down: it overlapped with one that was rejected. What comes after it is not the whole job.
+    #[serde(default)]
+    pub(super) lost: Option<VersionId>,
 }
 
 impl Hold {
@@ -36,8 +44,9 @@ impl Hold {
     /// Lets go.
     pub(super) fn release(store: &Path) -> io::Result<()> {
         match fs::remove_file(store.join(FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => File::open(store)?.sync_all(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => File::open(store)?.sync_all(),
         }
     }
 }
@@ -51,9 +60,11 @@ mod tests {
     fn it_survives_and_a_damaged_one_still_holds() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Hold::load(dir.path()), None);
-        let hold = Hold { message: Some("import".to_owned()) };
+        let hold = Hold { message: Some("import".to_owned()), committing: Some(VersionId(7)), lost: None };
         hold.save(dir.path()).unwrap();
         assert_eq!(Hold::load(dir.path()), Some(hold));
+        fs::write(dir.path().join(FILE), "{\"message\":\"import\"}").unwrap();
+        assert_eq!(Hold::load(dir.path()).and_then(|hold| hold.message).as_deref(), Some("import"));
         fs::write(dir.path().join(FILE), "{").unwrap();
         assert_eq!(Hold::load(dir.path()), Some(Hold::default()));
         Hold::release(dir.path()).unwrap();

@@ -91,8 +91,8 @@ impl Dispatcher {
             Ok(Some(frozen)) => {
                 let commit = self.commits.pop_front();
                 let held = self.hold.take();
-                if held.is_some() {
-                    self.release_hold();
+                if let Some(held) = &held {
+                    self.hold_until_sealed(held, frozen.version());
                 }
                 let (message, replies) = match commit {
                     Some(commit) => (commit.message, vec![commit.reply]),
@@ -126,8 +126,14 @@ impl Dispatcher {
     pub(super) fn seal_conflict(&mut self, frozen: Frozen, with: VersionId, paths: &[Vec<u8>]) {
         let paths = paths.iter().take(100).map(|path| String::from_utf8_lossy(path).into_owned()).collect();
         let base = self.staging_base;
-        let message = self.hold.take().and_then(|hold| hold.message);
-        self.release_hold();
+        // A job that is under way goes on: what it still writes is not to be sealed as if it were all of it.
+        let message = self.hold.as_mut().and_then(|hold| {
+            hold.lost = Some(frozen.version());
+            hold.message.clone()
+        });
+        if let Some(Err(error)) = self.hold.as_ref().map(|hold| hold.save(self.store.path())) {
+            self.warn("hold".to_owned(), format!("what became of the version that was begun can't be written: {error}"));
+        }
         self.seal(frozen, message, Vec::new(), Some(Reason::Conflict { with, paths }));
         // Staging itself stands on the new base already.
         self.staging_base = base;
@@ -140,6 +146,9 @@ impl Dispatcher {
         let sealing = self.sealing.take_if(|sealing| sealing.version == version);
         let (replies, conflict) = sealing.map_or_else(Default::default, |sealing| (sealing.replies, sealing.conflict));
         self.drain_staging();
+        if self.hold.is_none() && conflict.is_none() {
+            self.release_hold();
+        }
         let doc = VersionDoc::from(&record);
         let state = record.state;
         self.history.sealed(record);
@@ -158,8 +167,15 @@ impl Dispatcher {
     }
 
     pub(super) fn commit(&mut self, message: Option<String>, reply: Sender<Reply>) {
-        // What is to be committed may have settled a moment ago: then that version is the answer.
-        if let (Some(sealing), false) = (&mut self.sealing, self.staging.activity().dirty) {
+        if let Some(lost) = self.hold.as_mut().and_then(|hold| hold.lost.take()) {
+            let line = format!(
+                "{lost}, the first part of what was begun, overlaps with a rejected version and became a ghost; \
+                 `shadowfs abort` discards what came after it, another `shadowfs commit` seals that alone"
+            );
+            return drop(reply.send(refused(ErrorKind::Conflict, line)));
+        }
+        // What is to be committed may have settled a moment ago: then that version is the answer. (Not to who began: that ends the hold.)
+        if let (Some(sealing), false, None) = (&mut self.sealing, self.staging.activity().dirty, &self.hold) {
             return sealing.replies.push(reply);
         }
         let deadline = self.clock.instant() + RELEASES;
@@ -182,7 +198,11 @@ impl Dispatcher {
         if self.hold.is_some() {
             return refused(ErrorKind::Conflict, "a version is held open already; commit or abort it first");
         }
-        let hold = Hold { message };
+        if !self.commits.is_empty() {
+            // It would end this hold along with what it commits.
+            return refused(ErrorKind::Temporary, "a commit is under way; try again");
+        }
+        let hold = Hold { message, ..Hold::default() };
         if let Err(error) = hold.save(self.store.path()) {
             return failed(format!("the hold can't be written: {error}"));
         }
@@ -191,6 +211,25 @@ impl Dispatcher {
             Some(record) => Reply::Version(Box::new(VersionDoc::from(record))),
             None => Reply::Nothing,
         }
+    }
+
+    /// A crash before the version is sealed may leave less than all of it: then it is still held.
+    fn hold_until_sealed(&mut self, held: &Hold, version: VersionId) {
+        let until = Hold { committing: Some(version), ..held.clone() };
+        if let Err(error) = until.save(self.store.path()) {
+            // On disk it is held as before, and after a crash it is to be committed once more.
+            tracing::warn!("the hold of `begin` can't be written: {error}");
+        }
+    }
+
+    /// The hold that the daemon before left, unless the version that was being committed is sealed.
+    pub(super) fn take_up_hold(&mut self) {
+        let Some(hold) = Hold::load(self.store.path()) else { return };
+        let sealed = |version| self.history.get(version).is_some_and(|record| record.state != VersionState::Open);
+        if hold.committing.is_some_and(sealed) {
+            return self.release_hold();
+        }
+        self.hold = Some(Hold { committing: None, ..hold });
     }
 
     fn release_hold(&mut self) {

@@ -11,7 +11,6 @@ use crossbeam::channel::{Sender, unbounded};
 
 use super::dispatcher::{Dispatcher, Sources, StepError};
 use super::errands::Errands;
-use super::hold::Hold;
 use super::kernel::{Kernel, Mounted};
 use super::message::Message;
 use super::requests::Connections;
@@ -182,7 +181,6 @@ impl Parts {
         let Self { shared, staging, events, history, config, kernel, run_dir } = self;
         let (store, clock) = (Arc::clone(&shared.store), Arc::clone(&shared.clock));
         let (ended, attempts) = unbounded();
-        let hold = Hold::load(store.path());
         Ok(Dispatcher {
             errands: Errands::start(Arc::clone(&store), Arc::clone(&clock), messages)?,
             pool: Pool::new(ended, Arc::clone(&clock)),
@@ -202,7 +200,7 @@ impl Parts {
             retry_at: None,
             sealing: None,
             commits: VecDeque::new(),
-            hold,
+            hold: None,
             settle_at: None,
             scheduler: Scheduler::default(),
             promotion: None,
@@ -223,6 +221,7 @@ impl Dispatcher {
     /// Takes up what the daemon before left: consequences of a rejection, checks that were interrupted.
     pub(super) fn resume(&mut self, mount_point: &Path) -> Result<(), DaemonError> {
         let failed = |error: &dyn std::fmt::Display| DaemonError::Other(format!("the history can't be taken up: {error}"));
+        self.take_up_hold();
         self.drain_staging();
         self.work();
         self.end_lost().map_err(|error| failed(&error))?;

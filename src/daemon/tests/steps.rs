@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::super::dispatcher::{Dispatcher, Key};
-use super::super::message::Changes;
+use super::super::hold::Hold;
+use super::super::message::{Changes, Message, Report};
+use super::super::todo::Todo;
 use super::*;
 use crate::check::Attempted;
 use crate::store::record::Outcome;
@@ -74,5 +76,89 @@ fn a_version_that_can_not_be_planned_is_tried_again() {
     assert!(dispatcher.warnings.values().any(|line| line.contains("t1 can't be checked yet")), "{:?}", dispatcher.warnings);
     dispatcher.planned(T1, Ok(Arc::new(Changes::default())));
     assert!(dispatcher.warnings.is_empty(), "{:?}", dispatcher.warnings);
+    take_apart(dispatcher);
+}
+
+fn committed(dispatcher: &mut Dispatcher) -> crossbeam::channel::Receiver<Reply> {
+    let (reply, answer) = crossbeam::channel::bounded(1);
+    dispatcher.commit(None, reply);
+    dispatcher.settle();
+    answer
+}
+
+/// Waits for the errand thread's seal and hands it on.
+fn await_seal(dispatcher: &mut Dispatcher) {
+    loop {
+        if let Message::Errand(Report::Sealed(record)) = dispatcher.sources.messages.recv().unwrap() {
+            return dispatcher.sealed(*record);
+        }
+    }
+}
+
+#[test]
+fn what_was_begun_is_held_on_disk_until_it_is_sealed() {
+    let (daemon, mut dispatcher) = Daemon::driven(JSON);
+    let held = || Hold::load(daemon.connections().shared.store.path());
+    assert_eq!(dispatcher.begin(Some("job".to_owned())), Reply::Nothing);
+    daemon.put("a.json", "1");
+    dispatcher.drain_staging();
+    dispatcher.work();
+    // A crash in here finds it held, whatever the journal has of it; unless it is sealed.
+    dispatcher.take_up_hold();
+    let answer = committed(&mut dispatcher);
+    assert_eq!(held().unwrap().committing, Some(T1));
+    dispatcher.take_up_hold();
+    assert_eq!(dispatcher.hold.take(), Some(Hold { message: Some("job".to_owned()), ..Hold::default() }));
+    await_seal(&mut dispatcher);
+    assert_eq!(held(), None);
+    assert!(matches!(answer.recv().unwrap(), Reply::Version(doc) if doc.message.as_deref() == Some("job")));
+    Hold { committing: Some(T1), ..Hold::default() }.save(daemon.connections().shared.store.path()).unwrap();
+    dispatcher.take_up_hold();
+    assert_eq!((dispatcher.hold.take(), held()), (None, None));
+    take_apart(dispatcher);
+}
+
+#[test]
+fn a_commit_of_nothing_ends_its_hold_although_a_seal_is_under_way() {
+    let (daemon, mut dispatcher) = Daemon::driven(JSON);
+    daemon.put("a.json", "1");
+    dispatcher.drain_staging();
+    dispatcher.work();
+    let first = committed(&mut dispatcher);
+    assert!(dispatcher.sealing.is_some());
+    dispatcher.begin(None);
+    let second = committed(&mut dispatcher);
+    assert!(matches!(dispatcher.begin(None), Reply::Refused(_)));
+    await_seal(&mut dispatcher);
+    dispatcher.settle();
+    assert!(matches!(first.recv().unwrap(), Reply::Version(_)));
+    assert_eq!((second.recv().unwrap(), &dispatcher.hold), (Reply::Nothing, &None));
+    take_apart(dispatcher);
+}
+
+#[test]
+fn a_job_that_loses_its_first_part_does_not_end_as_its_second_alone() {
+    let (daemon, mut dispatcher) = Daemon::driven(&waiting());
+    for text in ["0", "{"] {
+        daemon.put("a.json", text);
+        seal(&daemon, &mut dispatcher);
+    }
+    dispatcher.begin(None);
+    daemon.put("a.json", "2");
+    dispatcher.drain_staging();
+    dispatcher.work();
+    let reason = Reason::ChecksFailed { checks: vec!["v".to_owned()], summary: "v failed".to_owned() };
+    dispatcher.todo.push_back(Todo::Reject(VersionId(2), reason));
+    dispatcher.work();
+    await_seal(&mut dispatcher);
+    dispatcher.work();
+    assert_eq!(dispatcher.history.get(VersionId(3)).unwrap().state, VersionState::Ghost);
+    daemon.put("b.json", "2");
+    let refused = committed(&mut dispatcher).recv().unwrap();
+    assert!(matches!(&refused, Reply::Refused(refusal) if refusal.message.starts_with("t3, the first part")), "{refused:?}");
+    assert!(dispatcher.hold.is_some() && dispatcher.sealing.is_none());
+    let sealed = committed(&mut dispatcher);
+    await_seal(&mut dispatcher);
+    assert!(matches!(sealed.recv().unwrap(), Reply::Version(_)));
     take_apart(dispatcher);
 }
