@@ -227,3 +227,19 @@ fn a_store_with_a_long_path() {
     sandbox.run([Path::new("mount"), &store, &sandbox.mnt()]).expect(0);
     sandbox.run([Path::new("-C"), &sandbox.mnt(), Path::new("status")]).expect(0);
 }
+
+#[test]
+fn a_copy_of_the_mount_in_another_namespace_does_not_keep_the_daemon() {
+    let sandbox = mounted();
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).unwrap();
+    let mut copy = std::process::Command::new("unshare").args(["-m", "--propagation", "private", "sleep", "600"]).spawn().unwrap();
+    let apart = copy.id().to_string();
+    eventually("a namespace of its own", || namespace(&apart) != namespace("self"));
+    fs::write(sandbox.staging().join("a"), "a").unwrap();
+    sandbox.unmount();
+    sandbox.mount();
+    assert_eq!(fs::read_to_string(sandbox.staging().join("a")).unwrap(), "a");
+    copy.kill().unwrap();
+    copy.wait().unwrap();
+    sandbox.unmount();
+}

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
@@ -27,6 +28,9 @@ use crate::version::staging::{Invalidation, Staging};
 
 /// The directory below the mount point that staging is mounted on.
 const STAGING: &str = "staging";
+
+/// How long a session may take to end after it was unmounted.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How to mount.
 #[derive(Clone, Debug)]
@@ -136,7 +140,7 @@ impl Served {
             Ok(staging) => Ok((up, Some(staging))),
             Err(error) => {
                 let _ = sys_mount::unmount(&up.mounted, true);
-                up.session.join();
+                up.session.join(PATIENCE);
                 Err(error)
             }
         }
@@ -169,7 +173,7 @@ impl Served {
             Ok(()) => Ok(up),
             Err(error) => {
                 let error = self.abandon(&up.mounted, error);
-                up.session.join();
+                up.session.join(PATIENCE);
                 Err(error)
             }
         }
@@ -288,10 +292,12 @@ impl Mounts {
     }
 }
 
-/// A detached session lives until the last file in it is closed: that is not waited for.
+/// A detached session lives until the last file in it is closed: that is not waited for. Nor is it for long that another mount
+/// namespace (a container, a service with mounts of its own) lets go of its copy of the mount: it dies with this process.
 fn wait_for(up: Up, lazy: bool) {
-    if !lazy {
-        up.session.join();
+    let path = up.mounted.path;
+    if !lazy && !up.session.join(PATIENCE) {
+        tracing::warn!("{}: still mounted in another mount namespace; it ends there as well", path.display());
     }
 }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use fuser::{BackingId, Config, Filesystem, INodeNo, InitFlags, KernelConfig, Request, SessionACL};
@@ -32,6 +33,9 @@ impl Side {
         }
     }
 }
+
+/// How often the end of a session is looked for.
+const TICK: Duration = Duration::from_millis(2);
 
 /// What can be served: fuser's trait, by a name that other files may know.
 pub(super) trait Answers: Filesystem {}
@@ -67,11 +71,18 @@ impl RunningSession {
         SessionNotifier(self.notifier.clone())
     }
 
-    /// Waits for its end.
-    pub(super) fn join(self) {
-        if self.thread.join().is_err() {
+    /// Waits for its end, for `patience` at the most; false if it goes on.
+    pub(super) fn join(self, patience: Duration) -> bool {
+        let mut waited = Duration::ZERO;
+        while !self.thread.is_finished() && waited < patience {
+            thread::sleep(TICK);
+            waited += TICK;
+        }
+        let ended = self.thread.is_finished();
+        if ended && self.thread.join().is_err() {
             tracing::error!("a session's thread panicked");
         }
+        ended
     }
 }
 
