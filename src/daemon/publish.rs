@@ -63,7 +63,7 @@ impl Dispatcher {
         let Some(promotion) = &self.promotion else { return };
         let (version, number, key) = (promotion.version, promotion.passed, Key::Pre { promotion: promotion.id });
         let Some(command) = self.config.promotion.pre.get(number).cloned() else {
-            self.todo.push_back(Todo::Switch);
+            self.todo.push_back(Todo::Switch(promotion.id));
             return;
         };
         let attempt = u32::try_from(self.promotions).unwrap_or(u32::MAX);
@@ -118,8 +118,10 @@ impl Dispatcher {
     }
 
     /// The switch: one transaction, and then the kernel is told.
-    pub(super) fn switch(&mut self) -> Result<(), StepError> {
-        let Some((version, taken_back)) = self.promotion.as_ref().map(|promotion| (promotion.version, promotion.taken_back)) else {
+    pub(super) fn switch(&mut self, id: u64) -> Result<(), StepError> {
+        // Another one may have begun since, with checks of its own.
+        let promotion = self.promotion.as_ref().filter(|promotion| promotion.id == id);
+        let Some((version, taken_back)) = promotion.map(|promotion| (promotion.version, promotion.taken_back)) else {
             return Ok(());
         };
         let now = self.clock.now();

@@ -30,8 +30,8 @@ pub(super) enum Todo {
     Promote(Option<VersionId>, Sender<Reply>),
     /// A version's content is put back into staging.
     Restore(VersionId, Sender<Reply>),
-    /// The pre-promotion checks of a promotion have passed.
-    Switch,
+    /// The pre-promotion checks of this promotion have passed.
+    Switch(u64),
 }
 
 impl Todo {
@@ -39,7 +39,7 @@ impl Todo {
     const fn moves_staging(&self) -> bool {
         matches!(
             self,
-            Self::Reject(..) | Self::Restage { .. } | Self::RollBack(..) | Self::Promote(..) | Self::Restore(..) | Self::Switch
+            Self::Reject(..) | Self::Restage { .. } | Self::RollBack(..) | Self::Promote(..) | Self::Restore(..) | Self::Switch(_)
         )
     }
 
@@ -53,7 +53,7 @@ impl Todo {
             Self::Discarded(version) => format!("{version}: its end"),
             Self::RollBack(..) => "rollback".to_owned(),
             Self::Restore(..) => "restore".to_owned(),
-            Self::Promote(..) | Self::Switch => "promotion".to_owned(),
+            Self::Promote(..) | Self::Switch(_) => "promotion".to_owned(),
         }
     }
 }
@@ -104,7 +104,7 @@ impl Dispatcher {
                 self.restore(from, &reply);
                 Ok(())
             }
-            Todo::Switch => self.switch(),
+            Todo::Switch(promotion) => self.switch(promotion),
         }
     }
 }

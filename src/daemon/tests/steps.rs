@@ -162,3 +162,19 @@ fn a_job_that_loses_its_first_part_does_not_end_as_its_second_alone() {
     assert!(matches!(sealed.recv().unwrap(), Reply::Version(_)));
     take_apart(dispatcher);
 }
+
+#[test]
+fn a_switch_that_waited_is_not_another_promotion_s() {
+    let (daemon, mut dispatcher) = Daemon::driven(&JSON.replace("[promotion]", "[promotion]\npre = [[\"false\"]]"));
+    daemon.put("a.json", "1");
+    seal(&daemon, &mut dispatcher);
+    dispatcher.todo.push_back(Todo::Pass(T1));
+    dispatcher.work();
+    dispatcher.promote_due();
+    // Its command still runs; what comes is the switch of one before, whose checks had passed.
+    assert!(dispatcher.promotion.is_some());
+    dispatcher.todo.push_back(Todo::Switch(0));
+    dispatcher.work();
+    assert_eq!(dispatcher.history.production(), VersionId(0));
+    take_apart(dispatcher);
+}
