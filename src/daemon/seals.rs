@@ -62,6 +62,10 @@ impl Dispatcher {
             return;
         }
         let activity = self.staging.activity();
+        // Nothing is sealed before it is told that it is open: the message is on its way, and brings us here again.
+        if activity.version.is_some_and(|version| self.history.get(version).is_none()) {
+            return;
+        }
         let now = self.clock.instant();
         if let Some(commit) = self.commits.front() {
             if !activity.dirty {
