@@ -68,7 +68,9 @@ fn make(dir: &Path) {
     set_xattr(&at("shared"), "system.posix_acl_access", &acl());
     fs::create_dir(at("inherits")).unwrap();
     set_xattr(&at("inherits"), "system.posix_acl_default", &acl());
-    for (name, secs, nanos) in [("plain", 1_000_000_000, 123_456_789), ("empty", -5, 250_000_000), ("owned", 17_000_000_000, 1), ("symlink", 5, 7)] {
+    for (name, secs, nanos) in
+        [("plain", 1_000_000_000, 123_456_789), ("empty", -5, 250_000_000), ("owned", 17_000_000_000, 1), ("symlink", 5, 7)]
+    {
         set_mtime(&at(name), secs, nanos);
     }
     set_mtime(&at("inherits"), 86_400, 42);
@@ -144,7 +146,9 @@ fn untar(sandbox: &Sandbox, name: &str, arguments: &[&OsStr], input: Stdio) -> s
     let dir = sandbox.path(name);
     fs::create_dir(&dir).unwrap();
     let mut tar = Command::new("tar");
-    tar.args(["--warning=no-timestamp", "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "-xp", "-C"]).arg(&dir).args(arguments);
+    tar.args(["--warning=no-timestamp", "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "-xp", "-C"])
+        .arg(&dir)
+        .args(arguments);
     let ran: Ran = tar.stdin(input).output().unwrap().into();
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
     dir

@@ -130,7 +130,10 @@ fn a_ghost_that_passes_now_comes_back_by_restore() {
     assert!(refusal(sandbox.on(["check", &ghost]), 3).contains("does not pass"));
     fs::write(sandbox.path("rule"), "true\n").unwrap();
     let said = sandbox.on(["check", &ghost]).expect(0).stdout;
-    assert_eq!(said, format!("{ghost} passes now; it stays a ghost, and its content comes back as a new version: shadowfs restore {ghost}\n"));
+    assert_eq!(
+        said,
+        format!("{ghost} passes now; it stays a ghost, and its content comes back as a new version: shadowfs restore {ghost}\n")
+    );
     let doc = sandbox.on(["check", &ghost, "--name", "rule", "--json"]).expect(0).json();
     assert_eq!((&doc["state"], &doc["passed"]), (&json!("ghost"), &json!(true)));
     sandbox.on(["restore", &ghost]).expect(0);

@@ -161,16 +161,13 @@ fn ranges_are_punched_copied_and_sought() {
     each(|m| {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(m.at("staging/holes")).unwrap();
         file.write_all_at(&[1; 1 << 20], 0).unwrap();
-        nix::fcntl::fallocate(
-            file.as_fd(),
-            FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE,
-            4096,
-            8192,
-        )
-        .unwrap();
+        nix::fcntl::fallocate(file.as_fd(), FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, 4096, 8192)
+            .unwrap();
         let mut bytes = vec![0; 16384];
         file.read_exact_at(&mut bytes, 0).unwrap();
-        assert!(bytes[..4096].iter().all(|b| *b == 1) && bytes[4096..12288].iter().all(|b| *b == 0) && bytes[12288..].iter().all(|b| *b == 1));
+        assert!(
+            bytes[..4096].iter().all(|b| *b == 1) && bytes[4096..12288].iter().all(|b| *b == 0) && bytes[12288..].iter().all(|b| *b == 1)
+        );
         let to = File::create(m.at("staging/copy")).unwrap();
         let (mut from_at, mut to_at) = (0, 0);
         while nix::fcntl::copy_file_range(&file, Some(&mut from_at), &to, Some(&mut to_at), 1 << 20).unwrap() > 0 {}

@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use mount::{Dataset, Mounted, must_mount, getxattr, listxattr};
+use mount::{Dataset, Mounted, getxattr, listxattr, must_mount};
 use shadowfs::ids::Ino;
 use shadowfs::store::record::VersionState;
 

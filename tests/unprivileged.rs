@@ -179,9 +179,8 @@ fn every_write_to_a_view_is_refused() {
         refused(libc::EROFS, "rmdir", fs::remove_dir(at("production/dir/sub")));
         refused(libc::EROFS, "rmdir of staging", fs::remove_dir(at("staging")));
         refused(libc::EROFS, "rename of staging", fs::rename(at("staging"), at("stage")));
-        let exchange = nix::fcntl::renameat2(
-            AT_FDCWD, &at("production/file"), AT_FDCWD, &at("production/link"), RenameFlags::RENAME_EXCHANGE,
-        );
+        let exchange =
+            nix::fcntl::renameat2(AT_FDCWD, &at("production/file"), AT_FDCWD, &at("production/link"), RenameFlags::RENAME_EXCHANGE);
         assert_eq!(exchange, Err(nix::Error::EROFS));
         assert_eq!(fs::read_to_string(at("production/file")).unwrap(), "content\n");
         assert_eq!(sandbox.status()["open"], serde_json::Value::Null);
@@ -326,7 +325,8 @@ fn what_needs_root_says_so() {
             let (store, point) = (sandbox.store(), sandbox.mnt());
             sandbox.run([&["mount", store.to_str().unwrap(), point.to_str().unwrap()], more].concat())
         };
-        let line = format!("shadowfs: --production {place}: a kernel mount of production needs root; use MNT/production, which needs none\n");
+        let line =
+            format!("shadowfs: --production {place}: a kernel mount of production needs root; use MNT/production, which needs none\n");
         assert_eq!(mount(&["--production", &place]).expect(2).stderr, line);
         assert_eq!(mount(&["-o", &format!("production={place}")]).expect(2).stderr, line);
         // Who started this as themselves may have allowed it.

@@ -13,8 +13,8 @@ use common::{Ran, Sandbox};
 use serde_json::json;
 use shadowfs::clock::Timestamp;
 use shadowfs::control::protocol::{
-    AttemptDoc, ChangeDoc, ChangeKind, DiffDoc, ErrorKind, Refusal, Reply, Request, ShowDoc, SpaceDoc, StatusDoc, TagDoc,
-    VerifyDoc, VersionDoc, VersionName,
+    AttemptDoc, ChangeDoc, ChangeKind, DiffDoc, ErrorKind, Refusal, Reply, Request, ShowDoc, SpaceDoc, StatusDoc, TagDoc, VerifyDoc,
+    VersionDoc, VersionName,
 };
 use shadowfs::control::server::{self, Handler};
 use shadowfs::ids::VersionId;
@@ -460,12 +460,7 @@ fn what_is_kept_let_go_and_brought_back() {
             Request::Tag { name: name(), version: number(5), force: true },
             "versions/v1 leads to t5\n",
         ),
-        (
-            &["tag", "--remove", "v1"],
-            reply(version(5, VersionState::Valid)),
-            Request::Untag { name: name() },
-            "v1 no longer leads to t5\n",
-        ),
+        (&["tag", "--remove", "v1"], reply(version(5, VersionState::Valid)), Request::Untag { name: name() }, "v1 no longer leads to t5\n"),
         (&["tag"], tags(), Request::Tags, "TAG      VERSION\n2026-q3  t7\n"),
     ];
     for (words, reply, request, expected) in told {

@@ -5,10 +5,10 @@ use std::thread;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
+use super::Attempted;
 use super::builtin::{self, BuiltinJob};
 use super::cancel::Cancel;
 use super::worker::{self, CommandJob};
-use super::Attempted;
 use crate::clock::Clock;
 
 /// What a worker does.

@@ -19,7 +19,8 @@ fn check(name: &str, severity: Severity) -> (Arc<Check>, u32) {
 
 fn run(names: &[&str], threshold: u32, retries: u32) -> (Run, Instant) {
     let now = SystemClock.instant();
-    let checks = names.iter().map(|name| check(name.trim_end_matches('?'), if name.ends_with('?') { Severity::Warn } else { Severity::Error }));
+    let checks =
+        names.iter().map(|name| check(name.trim_end_matches('?'), if name.ends_with('?') { Severity::Warn } else { Severity::Error }));
     (Run::new(checks.collect(), Limits { rollback_threshold: threshold, retries, backoff: BACKOFF }, now), now)
 }
 

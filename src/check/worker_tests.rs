@@ -36,11 +36,9 @@ fn is_running(pid: &str) -> bool {
 #[test]
 fn exit_codes_and_signals_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
-    for (script, expected) in [
-        ("exit 0", Outcome::Passed),
-        ("exit 3", Outcome::Failed { code: Some(3) }),
-        ("kill -USR1 $$", Outcome::Killed { signal: 10 }),
-    ] {
+    for (script, expected) in
+        [("exit 0", Outcome::Passed), ("exit 3", Outcome::Failed { code: Some(3) }), ("kill -USR1 $$", Outcome::Killed { signal: 10 })]
+    {
         assert_eq!(outcome(&shell(dir.path(), script)), expected, "{script}");
     }
 }
@@ -50,7 +48,10 @@ fn it_runs_in_its_directory_with_its_environment_no_input_and_no_descriptors_of_
     let dir = tempfile::tempdir().unwrap();
     let ours = fs::File::open(dir.path()).unwrap();
     let number = nix::fcntl::fcntl(&ours, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(700)).unwrap().to_string();
-    let job = shell(dir.path(), "pwd; echo $SHADOWFS_VERSION; cat; ls /proc/self/fd | tr '\\n' ' '; echo; ps -o pgid= -p $$; echo $$; echo e >&2");
+    let job = shell(
+        dir.path(),
+        "pwd; echo $SHADOWFS_VERSION; cat; ls /proc/self/fd | tr '\\n' ' '; echo; ps -o pgid= -p $$; echo $$; echo e >&2",
+    );
     assert_eq!(outcome(&job), Outcome::Passed);
     let log = fs::read_to_string(&job.log).unwrap();
     let lines: Vec<_> = log.lines().map(str::trim).collect();

@@ -503,8 +503,7 @@ mod tests {
     fn every_verb_of_the_contract_is_there() {
         let command = Cli::command();
         let verbs: Vec<_> = command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| verb.get_name().to_owned()).collect();
-        let contract =
-            "init mount unmount status log show diff begin commit abort run wait check promote rollback ghosts restore drop pin tag lineage export config completions";
+        let contract = "init mount unmount status log show diff begin commit abort run wait check promote rollback ghosts restore drop pin tag lineage export config completions";
         assert_eq!(verbs, contract.split(' ').collect::<Vec<_>>());
     }
 }

@@ -41,7 +41,9 @@ pub(super) fn run(args: ExportArgs, daemon: &Asking, out: &mut Out) -> Result {
     let shown = args.destination.display().to_string();
     let stream = args.destination.as_os_str() == "-";
     refuse_early(&args, stream)?;
-    let Some(doc) = daemon.version(&Request::Find { version: args.version })? else { return Err(Failure::failed("the daemon names no version")) };
+    let Some(doc) = daemon.version(&Request::Find { version: args.version })? else {
+        return Err(Failure::failed("the daemon names no version"));
+    };
     let root = root_of(&doc, Path::new(&daemon.status()?.mount))?;
     let job = Job { root, bar: bar() };
     let done = if stream {

@@ -33,7 +33,9 @@ pub(super) fn verify(json: JsonArgs, daemon: &Asking, out: &mut Out) -> Result {
         0 => {
             let VerifyDoc { events, versions, objects, bytes, .. } = doc;
             let bytes = HumanBytes(bytes);
-            Ok(out.line(format_args!("{events} events and {versions} versions are as recorded; {objects} contents ({bytes}) have their digests"))?)
+            Ok(out.line(format_args!(
+                "{events} events and {versions} versions are as recorded; {objects} contents ({bytes}) have their digests"
+            ))?)
         }
         count => {
             let findings = if count == 1 { "finding" } else { "findings" };

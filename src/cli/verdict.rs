@@ -28,7 +28,9 @@ fn passes_now(doc: &VersionDoc, json: bool, out: &mut Out) -> Result {
         return Ok(out.json(doc)?);
     }
     let version = doc.version;
-    Ok(out.line(format_args!("{version} passes now; it stays a ghost, and its content comes back as a new version: shadowfs restore {version}"))?)
+    Ok(out.line(format_args!(
+        "{version} passes now; it stays a ghost, and its content comes back as a new version: shadowfs restore {version}"
+    ))?)
 }
 
 /// What is left after a seal: a word on the version, or its verdict.

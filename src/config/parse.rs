@@ -58,9 +58,8 @@ fn read_checks(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> R
     let known = ["workers", "rollback_threshold", "retries", "backoff", "timeout"];
     let section = Section::new(source, "[checks]", table, span, &known)?;
     let usual = Checks::default();
-    let small = |key, low, high, usual: u32| {
-        Ok(section.number(key, low, high)?.and_then(|number| u32::try_from(number).ok()).unwrap_or(usual))
-    };
+    let small =
+        |key, low, high, usual: u32| Ok(section.number(key, low, high)?.and_then(|number| u32::try_from(number).ok()).unwrap_or(usual));
     let timeout = section.duration("timeout")?.unwrap_or(usual.timeout);
     if timeout.is_zero() {
         return Err(section.refuse_at("timeout", "\"timeout\" in [checks] must be longer than nothing"));

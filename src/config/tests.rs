@@ -76,9 +76,11 @@ fn nothing_and_the_file_that_init_writes_are_the_defaults() {
 
 #[test]
 fn the_example_check_in_the_file_that_init_writes_is_valid() {
-    let example: String = DEFAULT_FILE.lines().skip_while(|line| !line.contains("[[check]]")).take(6).fold(String::new(), |all, line| {
-        all + line.trim_start_matches("# ") + "\n"
-    });
+    let example: String = DEFAULT_FILE
+        .lines()
+        .skip_while(|line| !line.contains("[[check]]"))
+        .take(6)
+        .fold(String::new(), |all, line| all + line.trim_start_matches("# ") + "\n");
     assert_eq!(parse(&example.replace("nobody", "root")).unwrap().check.len(), 1);
 }
 
@@ -88,39 +90,75 @@ fn every_mistake_is_one_line_with_its_place() {
     let cases = [
         ("\n[staging]\nsetle = \"1s\"", "shadowfs.toml:3: unknown key \"setle\" in [staging]; did you mean \"settle\"?"),
         ("[stageing]\n", "shadowfs.toml:1: unknown key \"stageing\"; did you mean \"staging\"?"),
-        ("[checks]\nzzz = 1", "shadowfs.toml:2: unknown key \"zzz\" in [checks]; the nearest known keys are workers, \
-            rollback_threshold, retries, backoff, timeout"),
-        ("[staging]\nsettle = \"soon\"", "shadowfs.toml:2: \"settle\" in [staging] must be a duration such as \"200ms\", \"2s\", \
-            \"10m\" or \"30d\", not \"soon\""),
-        ("[staging]\nsettle = 200", "shadowfs.toml:2: \"settle\" in [staging] must be a duration such as \"200ms\", \"2s\", \"10m\" \
-            or \"30d\", not 200"),
+        (
+            "[checks]\nzzz = 1",
+            "shadowfs.toml:2: unknown key \"zzz\" in [checks]; the nearest known keys are workers, \
+            rollback_threshold, retries, backoff, timeout",
+        ),
+        (
+            "[staging]\nsettle = \"soon\"",
+            "shadowfs.toml:2: \"settle\" in [staging] must be a duration such as \"200ms\", \"2s\", \
+            \"10m\" or \"30d\", not \"soon\"",
+        ),
+        (
+            "[staging]\nsettle = 200",
+            "shadowfs.toml:2: \"settle\" in [staging] must be a duration such as \"200ms\", \"2s\", \"10m\" \
+            or \"30d\", not 200",
+        ),
         ("[ghosts]\nretain = \"900y\"", "shadowfs.toml:2: \"retain\" in [ghosts] must be a duration of at most 100 years, not \"900y\""),
-        ("[promotion]\nrequire_free = \"105%\"", "shadowfs.toml:2: \"require_free\" in [promotion] must be a percentage from \"0%\" to \
-            \"100%\", not \"105%\""),
+        (
+            "[promotion]\nrequire_free = \"105%\"",
+            "shadowfs.toml:2: \"require_free\" in [promotion] must be a percentage from \"0%\" to \
+            \"100%\", not \"105%\"",
+        ),
         ("[promotion]\nmode = \"automatic\"", "shadowfs.toml:2: \"mode\" in [promotion] must be \"auto\" or \"manual\", not \"automatic\""),
-        ("[promotion]\npre = [\"true\"]", "shadowfs.toml:2: \"pre\" in [promotion] must be a list of commands, such as \
-            [[\"/etc/shadowfs/ready\", \"--fast\"]], not a value of type array"),
+        (
+            "[promotion]\npre = [\"true\"]",
+            "shadowfs.toml:2: \"pre\" in [promotion] must be a list of commands, such as \
+            [[\"/etc/shadowfs/ready\", \"--fast\"]], not a value of type array",
+        ),
         ("[checks]\nworkers = 0", "shadowfs.toml:2: \"workers\" in [checks] must be a whole number from 1 to 1024, not 0"),
         ("[checks]\ntimeout = \"0s\"", "shadowfs.toml:2: \"timeout\" in [checks] must be longer than nothing"),
         ("[retention]\nkeep_last = -1", "shadowfs.toml:2: \"keep_last\" in [retention] must be a whole number of at least 1, not -1"),
         ("staging = 1", "shadowfs.toml:1: \"staging\" must be a section: [staging]"),
         ("[check]\nname = \"a\"", "shadowfs.toml:1: \"check\" must be a list of sections: [[check]]"),
         ("[[check]]\nrun = [\"true\"]", "shadowfs.toml:1: a [[check]] has no \"name\""),
-        (&format!("{check}run = [\"true\"]\n{check}run = [\"true\"]"), "shadowfs.toml:5: two checks are named \"a\"; give each a name \
-            of its own"),
+        (
+            &format!("{check}run = [\"true\"]\n{check}run = [\"true\"]"),
+            "shadowfs.toml:5: two checks are named \"a\"; give each a name \
+            of its own",
+        ),
         (check, "shadowfs.toml:2: check \"a\" does nothing; give it \"run\" (a command) or \"builtin\""),
         (&format!("{check}run = [\"true\"]\nbuiltin = \"csv\""), "shadowfs.toml:4: check \"a\" has both \"run\" and \"builtin\"; keep one"),
-        (&format!("{check}run = []"), "shadowfs.toml:3: \"run\" in [[check]] must be a command as a list, such as [\"python3\", \
-            \"/etc/shadowfs/rows.py\"], not a value of type array"),
-        (&format!("{check}builtin = \"cvs\""), "shadowfs.toml:3: there is no built-in check \"cvs\"; there are csv, \
-            deletes, json, jsonl, manifest, names, parquet, size, sqlite, utf8"),
-        (&format!("{check}run = [\"true\"]\npaths = [\"a[\"]"), "shadowfs.toml:4: \"a[\" in \"paths\" is not a glob: unclosed character \
-            class; missing ']'"),
-        (&format!("{check}run = [\"true\"]\nuser = \"no-such-user\""), "shadowfs.toml:4: there is no user \"no-such-user\" on this machine"),
-        (&format!("{check}builtin = \"csv\"\nuser = \"root\""), "shadowfs.toml:4: \"user\" is for commands; a built-in check runs in the \
-            daemon"),
-        ("[[check]]\nname = \"a/b\"", "shadowfs.toml:2: the name of a check is made of letters, digits, \"-\", \"_\" and \".\" (not \
-            first), at most 64; \"a/b\" is not"),
+        (
+            &format!("{check}run = []"),
+            "shadowfs.toml:3: \"run\" in [[check]] must be a command as a list, such as [\"python3\", \
+            \"/etc/shadowfs/rows.py\"], not a value of type array",
+        ),
+        (
+            &format!("{check}builtin = \"cvs\""),
+            "shadowfs.toml:3: there is no built-in check \"cvs\"; there are csv, \
+            deletes, json, jsonl, manifest, names, parquet, size, sqlite, utf8",
+        ),
+        (
+            &format!("{check}run = [\"true\"]\npaths = [\"a[\"]"),
+            "shadowfs.toml:4: \"a[\" in \"paths\" is not a glob: unclosed character \
+            class; missing ']'",
+        ),
+        (
+            &format!("{check}run = [\"true\"]\nuser = \"no-such-user\""),
+            "shadowfs.toml:4: there is no user \"no-such-user\" on this machine",
+        ),
+        (
+            &format!("{check}builtin = \"csv\"\nuser = \"root\""),
+            "shadowfs.toml:4: \"user\" is for commands; a built-in check runs in the \
+            daemon",
+        ),
+        (
+            "[[check]]\nname = \"a/b\"",
+            "shadowfs.toml:2: the name of a check is made of letters, digits, \"-\", \"_\" and \".\" (not \
+            first), at most 64; \"a/b\" is not",
+        ),
     ];
     for (text, message) in cases {
         assert_eq!(refusal(text), message, "{text}");

@@ -57,7 +57,8 @@ mod tests {
         let (tell, told) = crossbeam::channel::unbounded();
         let _watch = Watch::new(dir.path(), move || {
             let _ = tell.send(());
-        }).unwrap();
+        })
+        .unwrap();
         let patience = Duration::from_secs(20);
         let settle = || while told.recv_timeout(Duration::from_millis(300)).is_ok() {};
 

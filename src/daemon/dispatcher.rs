@@ -55,9 +55,15 @@ pub(super) enum StepError {
 /// What a worker's job is known by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    Check { version: VersionId, check: String, attempt: u32 },
+    Check {
+        version: VersionId,
+        check: String,
+        attempt: u32,
+    },
     /// A pre-promotion command of a promotion.
-    Pre { promotion: u64 },
+    Pre {
+        promotion: u64,
+    },
 }
 
 /// Where messages come from.

@@ -108,8 +108,11 @@ pub(super) fn verify(shared: &Shared, staging: &Staging) -> Result<Reply, Reply>
     findings.extend(structure);
     findings.extend(scrubbed.findings);
     // Leftovers that gc removes are no matter of what was recorded.
-    let mut lines: Vec<String> =
-        findings.iter().filter(|finding| finding.severity == Severity::Error).map(|finding| text::printable(&finding.to_string())).collect();
+    let mut lines: Vec<String> = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .map(|finding| text::printable(&finding.to_string()))
+        .collect();
     let mut seen = HashSet::new();
     lines.retain(|line| seen.insert(line.clone()));
     let events = store.catalog().events(EventSeq(0)).map_or(0, |events| events.len() as u64);

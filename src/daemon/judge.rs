@@ -13,9 +13,7 @@ use super::errands::Errand;
 use super::message::Changes;
 use super::requests::{failed, refused};
 use super::todo::Todo;
-use crate::check::{
-    Attempted, BuiltinJob, Cancel, CancelHandle, CommandJob, Job, Limits, Plan, Progress, Run, Start, Work,
-};
+use crate::check::{Attempted, BuiltinJob, Cancel, CancelHandle, CommandJob, Job, Limits, Plan, Progress, Run, Start, Work};
 use crate::config::{Action, Check, Config, Severity};
 use crate::control::protocol::{ErrorKind, Reply, RunningDoc, VersionDoc};
 use crate::ids::VersionId;
@@ -271,16 +269,26 @@ impl Dispatcher {
                 return Ok(());
             }
         };
-        let rejects = self.runs.get(&version).is_some_and(|run| {
-            run.config.check.iter().any(|known| known.name == *check && known.severity == Severity::Error)
-        });
+        let rejects = self
+            .runs
+            .get(&version)
+            .is_some_and(|run| run.config.check.iter().any(|known| known.name == *check && known.severity == Severity::Error));
         let run = self.runs.get(&version).and_then(|run| run.run.as_ref());
         if !run.is_some_and(|run| run.repeats(check, &attempted.outcome)) {
             let Attempted { started_at, took, outcome, metrics } = attempted.clone();
             let mut transaction = self.store.catalog().begin()?;
             let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             let what = EventKind::Checked { check: check.clone(), attempt, outcome: outcome.clone(), took_ms };
-            transaction.put_attempt(&AttemptRecord { version, check: check.clone(), attempt, started_at, took, outcome, rejects, metrics })?;
+            transaction.put_attempt(&AttemptRecord {
+                version,
+                check: check.clone(),
+                attempt,
+                started_at,
+                took,
+                outcome,
+                rejects,
+                metrics,
+            })?;
             transaction.append_event(self.clock.now(), Some(version), what)?;
             transaction.commit()?;
             tracing::info!("{version} {check} attempt {attempt}: {}", crate::lineage::text::ending(&attempted.outcome));
@@ -346,7 +354,10 @@ impl Dispatcher {
         }
         if let Some(name) = only.as_ref().filter(|name| !self.config.check.iter().any(|check| check.name == **name)) {
             let names: Vec<_> = self.config.check.iter().map(|check| check.name.as_str()).collect();
-            let line = format!("there is no check \"{name}\"; the configuration has {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+            let line = format!(
+                "there is no check \"{name}\"; the configuration has {}",
+                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+            );
             return drop(reply.send(refused(ErrorKind::Usage, line)));
         }
         let decides = record.state == VersionState::Checking && !record.passed;

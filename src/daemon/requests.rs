@@ -37,14 +37,18 @@ impl Dispatcher {
             Request::Abort => self.abort(),
             Request::Commit { message } => return self.commit(message, reply),
             Request::Wait { version, promoted } => return self.wait(version, promoted, reply),
-            Request::Check { version, check } => return self.with_version(Some(version), reply, |this, version, reply| {
-                this.check_by_hand(version, check, reply);
-            }),
+            Request::Check { version, check } => {
+                return self.with_version(Some(version), reply, |this, version, reply| {
+                    this.check_by_hand(version, check, reply);
+                });
+            }
             Request::Promote { version } => return self.by_hand(version, reply, Todo::Promote),
             Request::Rollback { version } => return self.by_hand(version, reply, Todo::RollBack),
-            Request::Restore { version } => return self.with_version(Some(version), reply, |this, version, reply| {
-                this.todo.push_back(Todo::Restore(version, reply));
-            }),
+            Request::Restore { version } => {
+                return self.with_version(Some(version), reply, |this, version, reply| {
+                    this.todo.push_back(Todo::Restore(version, reply));
+                });
+            }
             Request::Drop { version } => self.of(&version, Self::drop_version),
             Request::Pin { version, on } => self.of(&version, |this, version| this.pin(version, on)),
             Request::Tag { name, version, force } => self.of(&version, |this, version| this.tag(&name, version, force)),
@@ -54,7 +58,9 @@ impl Dispatcher {
                 self.find(&version).map_or_else(Reply::Refused, |record| Reply::Version(Box::new(VersionDoc::from(&record))))
             }
             Request::Unmount => return self.stopping.get_or_insert_default().push(reply),
-            Request::Show { .. } | Request::Diff { .. } | Request::Lineage { .. } | Request::Verify => failed("not a request for the dispatcher"),
+            Request::Show { .. } | Request::Diff { .. } | Request::Lineage { .. } | Request::Verify => {
+                failed("not a request for the dispatcher")
+            }
         };
         let _ = reply.send(answer);
     }
@@ -204,11 +210,11 @@ impl Handler for Connections {
                 }
                 other => Ok(other),
             },
-            Request::Show { version } => {
-                self.find(version).and_then(|record| documents::show(&self.shared, &self.staging, &record))
-            }
+            Request::Show { version } => self.find(version).and_then(|record| documents::show(&self.shared, &self.staging, &record)),
             Request::Diff { from, to, below } => {
-                let side = |name: VersionName| self.find(name.clone()).and_then(|record| documents::side(&self.shared, &self.staging, &name, &record));
+                let side = |name: VersionName| {
+                    self.find(name.clone()).and_then(|record| documents::side(&self.shared, &self.staging, &name, &record))
+                };
                 side(from).and_then(|from| side(to).and_then(|to| documents::diff(&self.shared, from, to, below.as_deref())))
             }
             Request::Lineage { version } => {

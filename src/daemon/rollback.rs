@@ -21,8 +21,16 @@ fn blamed(ground: VersionId, carries: &[Carry], rejected: Option<(VersionId, Ver
 /// A version whose ground went, and what came of its changes.
 enum Carry {
     /// They make the version `new`.
-    Clean { old: VersionId, new: VersionId, tree: Tree },
-    Conflict { old: VersionId, with: VersionId, paths: Vec<Vec<u8>> },
+    Clean {
+        old: VersionId,
+        new: VersionId,
+        tree: Tree,
+    },
+    Conflict {
+        old: VersionId,
+        with: VersionId,
+        paths: Vec<Vec<u8>>,
+    },
 }
 
 /// Files that a merge made of two states were changed by the version that it makes, and by no other: the views know a file by
@@ -113,7 +121,8 @@ impl Dispatcher {
     fn ground_now(&self, ground: VersionId, carries: &[Carry], rejected: Option<(VersionId, VersionId)>) -> Result<Snapshot, StepError> {
         let mut at = ground;
         loop {
-            let carried = carries.iter().find(|carry| matches!(carry, Carry::Clean { old, .. } | Carry::Conflict { old, .. } if *old == at));
+            let carried =
+                carries.iter().find(|carry| matches!(carry, Carry::Clean { old, .. } | Carry::Conflict { old, .. } if *old == at));
             match (carried, rejected) {
                 (Some(Carry::Clean { tree, .. }), _) => return Ok(Snapshot::new(tree.clone(), self.store.clone())),
                 (Some(Carry::Conflict { .. }), _) => at = self.record(at)?.parent.unwrap_or(at),

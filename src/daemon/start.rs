@@ -55,11 +55,8 @@ pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<St
     let core = Core::recover(&store, &clock, mounts::passthrough_works(&store))?;
     let shared = Arc::new(Shared::new(Arc::clone(&store), core.nodes, Arc::clone(&clock), options.mount_point.clone(), &core.history));
     shared.set_tags(&core.history, store.catalog().tags()?.into_iter().collect());
-    let mount_options = MountOptions {
-        allow_other: options.allow_other,
-        passthrough: core.passthrough,
-        ..MountOptions::new(options.mount_point.clone())
-    };
+    let mount_options =
+        MountOptions { allow_other: options.allow_other, passthrough: core.passthrough, ..MountOptions::new(options.mount_point.clone()) };
     let mounts = Arc::new(mounts::mount(
         mount_options,
         Arc::clone(&store),
@@ -70,7 +67,8 @@ pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<St
     let (messages, inbox) = unbounded();
     let kernel = Box::new(Mounted::new(Arc::clone(&mounts)));
     let run_dir = run_dir().map_err(other("a directory for running checks"))?;
-    let parts = Parts { shared: Arc::clone(&shared), staging: core.staging, events: core.events, history: core.history, config, kernel, run_dir };
+    let parts =
+        Parts { shared: Arc::clone(&shared), staging: core.staging, events: core.events, history: core.history, config, kernel, run_dir };
     let mut dispatcher = parts.dispatcher(core.staging_base, messages.clone(), inbox).map_err(other("the daemon's threads"))?;
     if let Some(dir) = &options.production_dir {
         let binder = Errands::start(Arc::clone(&store), Arc::clone(&clock), messages.clone());
@@ -92,7 +90,9 @@ fn watch_config(dispatcher: &mut Dispatcher, messages: Sender<Message>) -> Optio
         let _ = messages.send(Message::ConfigTouched);
     };
     let watch = Watch::new(dispatcher.store.path(), changed);
-    watch.inspect_err(|error| dispatcher.warn("watch".to_owned(), format!("changes of {FILE_NAME} are not seen by themselves: {error}"))).ok()
+    watch
+        .inspect_err(|error| dispatcher.warn("watch".to_owned(), format!("changes of {FILE_NAME} are not seen by themselves: {error}")))
+        .ok()
 }
 
 /// Somebody may unmount by other means. (Staging alone also ends when an unmount finds the views in use: then it comes back.)

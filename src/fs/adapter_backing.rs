@@ -31,7 +31,10 @@ pub(super) struct Backings(Mutex<Open>);
 impl Backings {
     /// The number of `file` for `handle`; made with `register` unless a handle has it open already.
     pub(super) fn open(
-        &self, handle: Handle, file: &File, register: impl FnOnce(&File) -> io::Result<BackingId>,
+        &self,
+        handle: Handle,
+        file: &File,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> io::Result<Arc<BackingId>> {
         let host = file.metadata()?;
         let key = (host.dev(), host.ino());

@@ -101,7 +101,11 @@ pub struct Mounts {
 /// # Errors
 /// The mount point can't be used, or the kernel refused; nothing is left mounted.
 pub fn mount(
-    options: MountOptions, store: Arc<Store>, staging: Arc<Staging>, source: Arc<dyn ViewSource>, clock: Arc<dyn Clock>,
+    options: MountOptions,
+    store: Arc<Store>,
+    staging: Arc<Staging>,
+    source: Arc<dyn ViewSource>,
+    clock: Arc<dyn Clock>,
 ) -> Result<Mounts, MountError> {
     let point = sys_mount::prepare(&options.mount_point)?;
     let passthrough = options.passthrough && !options.combined;

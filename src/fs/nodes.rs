@@ -118,8 +118,7 @@ pub enum ViewNode {
     OfVersion(VersionId, LineageNode),
 }
 
-const FIXED: [ViewNode; 6] =
-    [ViewNode::Root, ViewNode::Staging, ViewNode::Versions, ViewNode::Ghosts, ViewNode::Lineage, ViewNode::Log];
+const FIXED: [ViewNode; 6] = [ViewNode::Root, ViewNode::Staging, ViewNode::Versions, ViewNode::Ghosts, ViewNode::Lineage, ViewNode::Log];
 
 impl ViewNode {
     /// Its number; `None` if a part of it does not fit.

@@ -14,10 +14,9 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam::channel::Sender;
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::adapter_attr::{self, FOREVER, GENERATION};
@@ -33,9 +32,7 @@ use crate::ids::VersionId;
 use crate::store::Store;
 use crate::store::record::VersionState;
 use crate::tree::key::FileKind;
-use crate::version::staging::{
-    Allocate, DirEntry, Handle, NodeRef, OpenMode, Opened, RenameMode, Seek, SetAttr, Staging, XattrMode,
-};
+use crate::version::staging::{Allocate, DirEntry, Handle, NodeRef, OpenMode, Opened, RenameMode, Seek, SetAttr, Staging, XattrMode};
 use crate::version::{FsError, FsResult};
 
 /// Entries asked of a directory at a time: about what fits into one answer.
@@ -180,9 +177,21 @@ impl Filesystem for StagingSession {
     }
 
     fn setattr(
-        &self, req: &Request, ino: INodeNo, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>, size: Option<u64>,
-        atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>, ctime: Option<SystemTime>, fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>, _chgtime: Option<SystemTime>, _bkuptime: Option<SystemTime>, _flags: Option<BsdFileFlags>,
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
         self.counters.count(Op::SetAttr);
@@ -235,9 +244,7 @@ impl Filesystem for StagingSession {
         self.nodes.reply_entry(reply, made);
     }
 
-    fn rename(
-        &self, req: &Request, dir: INodeNo, name: &OsStr, new_dir: INodeNo, new_name: &OsStr, flags: RenameFlags, reply: ReplyEmpty,
-    ) {
+    fn rename(&self, req: &Request, dir: INodeNo, name: &OsStr, new_dir: INodeNo, new_name: &OsStr, flags: RenameFlags, reply: ReplyEmpty) {
         self.counters.count(Op::Rename);
         let mode = match flags.bits() {
             0 => RenameMode::Replace,
@@ -296,7 +303,14 @@ impl Filesystem for StagingSession {
     }
 
     fn read(
-        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, size: u32, _flags: OpenFlags, _owner: Option<LockOwner>,
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         self.counters.count(Op::Read);
@@ -307,8 +321,16 @@ impl Filesystem for StagingSession {
     }
 
     fn write(
-        &self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], write_flags: WriteFlags, _flags: OpenFlags,
-        _owner: Option<LockOwner>, reply: ReplyWrite,
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
     ) {
         self.counters.count(Op::Write);
         let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
@@ -324,7 +346,13 @@ impl Filesystem for StagingSession {
     }
 
     fn release(
-        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, _owner: Option<LockOwner>, _flush: bool,
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
         reply: ReplyEmpty,
     ) {
         self.counters.count(Op::Release);
@@ -458,8 +486,17 @@ impl Filesystem for StagingSession {
     }
 
     fn copy_file_range(
-        &self, req: &Request, _ino_in: INodeNo, fh_in: FileHandle, offset_in: u64, _ino_out: INodeNo, fh_out: FileHandle,
-        offset_out: u64, len: u64, _flags: CopyFileRangeFlags, reply: ReplyWrite,
+        &self,
+        req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
     ) {
         self.counters.count(Op::CopyRange);
         let (staging, caller) = (Arc::clone(&self.staging), caller(req));
@@ -473,7 +510,14 @@ impl Filesystem for StagingSession {
     }
 
     fn ioctl(
-        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: IoctlFlags, _cmd: u32, _in_data: &[u8], _out_size: u32,
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
         reply: ReplyIoctl,
     ) {
         self.counters.count(Op::Ioctl);

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{
-    AccessFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode,
-    OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, WriteFlags,
+    AccessFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, WriteFlags,
 };
 
 use super::adapter_attr::{self, FOREVER, GENERATION};
@@ -192,7 +192,14 @@ impl Filesystem for ViewsSession {
     }
 
     fn read(
-        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, size: u32, _flags: OpenFlags, _owner: Option<LockOwner>,
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         self.counters.count(Op::Read);
@@ -309,10 +316,22 @@ impl Filesystem for ViewsSession {
     // The rest only arrives where the kernel can't refuse it, because staging is in the same mount.
 
     fn setattr(
-        &self, _req: &Request, _ino: INodeNo, _mode: Option<u32>, _uid: Option<u32>, _gid: Option<u32>, _size: Option<u64>,
-        _atime: Option<fuser::TimeOrNow>, _mtime: Option<fuser::TimeOrNow>, _ctime: Option<std::time::SystemTime>,
-        _fh: Option<FileHandle>, _crtime: Option<std::time::SystemTime>, _chgtime: Option<std::time::SystemTime>,
-        _bkuptime: Option<std::time::SystemTime>, _flags: Option<fuser::BsdFileFlags>, reply: ReplyAttr,
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _mode: Option<u32>,
+        _uid: Option<u32>,
+        _gid: Option<u32>,
+        _size: Option<u64>,
+        _atime: Option<fuser::TimeOrNow>,
+        _mtime: Option<fuser::TimeOrNow>,
+        _ctime: Option<std::time::SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<std::time::SystemTime>,
+        _chgtime: Option<std::time::SystemTime>,
+        _bkuptime: Option<std::time::SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
     ) {
         self.counters.count(Op::SetAttr);
         reply.error(Errno::EROFS);
@@ -344,7 +363,13 @@ impl Filesystem for ViewsSession {
     }
 
     fn rename(
-        &self, _req: &Request, _dir: INodeNo, _name: &OsStr, _new_dir: INodeNo, _new_name: &OsStr, _flags: fuser::RenameFlags,
+        &self,
+        _req: &Request,
+        _dir: INodeNo,
+        _name: &OsStr,
+        _new_dir: INodeNo,
+        _new_name: &OsStr,
+        _flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
         self.counters.count(Op::Rename);
@@ -362,8 +387,16 @@ impl Filesystem for ViewsSession {
     }
 
     fn write(
-        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: u64, _data: &[u8], _write_flags: WriteFlags, _flags: OpenFlags,
-        _owner: Option<LockOwner>, reply: ReplyWrite,
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
     ) {
         self.counters.count(Op::Write);
         reply.error(Errno::EROFS);
@@ -375,16 +408,23 @@ impl Filesystem for ViewsSession {
     }
 
     fn copy_file_range(
-        &self, _req: &Request, _ino_in: INodeNo, _fh_in: FileHandle, _offset_in: u64, _ino_out: INodeNo, _fh_out: FileHandle,
-        _offset_out: u64, _len: u64, _flags: fuser::CopyFileRangeFlags, reply: ReplyWrite,
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: fuser::CopyFileRangeFlags,
+        reply: ReplyWrite,
     ) {
         self.counters.count(Op::CopyRange);
         reply.error(Errno::EROFS);
     }
 
-    fn setxattr(
-        &self, _req: &Request, _ino: INodeNo, _name: &OsStr, _value: &[u8], _flags: i32, _position: u32, reply: ReplyEmpty,
-    ) {
+    fn setxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _value: &[u8], _flags: i32, _position: u32, reply: ReplyEmpty) {
         self.counters.count(Op::SetXattr);
         reply.error(Errno::EROFS);
     }
@@ -395,7 +435,14 @@ impl Filesystem for ViewsSession {
     }
 
     fn ioctl(
-        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: fuser::IoctlFlags, _cmd: u32, _in_data: &[u8], _out_size: u32,
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
         reply: fuser::ReplyIoctl,
     ) {
         self.counters.count(Op::Ioctl);

@@ -36,7 +36,11 @@ fn version(dot: &mut String, story: &Story<'_>) -> std::fmt::Result {
         }
     }
     for tag in &story.tags {
-        writeln!(dot, "  {0} [label={0}, shape=cds, fillcolor=\"#fff3bf\"];\n  {0} -> {version} [style=dotted, arrowhead=none];", quoted(tag))?;
+        writeln!(
+            dot,
+            "  {0} [label={0}, shape=cds, fillcolor=\"#fff3bf\"];\n  {0} -> {version} [style=dotted, arrowhead=none];",
+            quoted(tag)
+        )?;
     }
     Ok(())
 }

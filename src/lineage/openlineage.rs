@@ -32,7 +32,8 @@ fn run_event(story: &Story<'_>, store: &str) -> Option<Value> {
         let facet = json!({"message": text::why(reason), "programmingLanguage": "shadowfs"});
         run_facets.insert("errorMessage".to_owned(), facet_of(facet, "1-0-0/ErrorMessageRunFacet.json"));
     }
-    let inputs: Vec<Value> = [story.parent, story.carries, story.restores].into_iter().flatten().map(|from| dataset(store, from, None)).collect();
+    let inputs: Vec<Value> =
+        [story.parent, story.carries, story.restores].into_iter().flatten().map(|from| dataset(store, from, None)).collect();
     Some(json!({
         "eventType": event_type(story.state),
         "eventTime": last.at,

@@ -268,7 +268,10 @@ fn openlineage_has_a_run_a_version_with_its_checks() {
     assert_eq!(id, "02020202-0202-8202-8202-020202020202");
     assert_eq!(run["run"]["facets"]["errorMessage"]["message"], "rows: exit code 1");
     assert_eq!(run["run"]["facets"]["shadowfs_version"]["attempts"].as_array().unwrap().len(), 3);
-    assert_eq!((&run["inputs"][0]["name"], &run["inputs"][0]["facets"]["version"]["datasetVersion"]), (&json!("/srv/prices"), &json!("t0")));
+    assert_eq!(
+        (&run["inputs"][0]["name"], &run["inputs"][0]["facets"]["version"]["datasetVersion"]),
+        (&json!("/srv/prices"), &json!("t0"))
+    );
     let output = &run["outputs"][0]["facets"];
     assert_eq!(output["version"]["datasetVersion"], "t1");
     assert_eq!(output["dataQualityAssertions"]["assertions"], json!([{"assertion": "rows", "success": false}]));

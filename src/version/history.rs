@@ -228,13 +228,7 @@ impl History {
     }
 
     /// The first change of `version` came.
-    pub fn opened(
-        &self,
-        version: VersionId,
-        parent: VersionId,
-        at: Timestamp,
-        writer: Option<Writer>,
-    ) -> Result<Decision, HistoryError> {
+    pub fn opened(&self, version: VersionId, parent: VersionId, at: Timestamp, writer: Option<Writer>) -> Result<Decision, HistoryError> {
         self.require(parent)?;
         if self.records.contains_key(&version) {
             return Err(HistoryError::Contradicts(format!("{version} was opened before")));

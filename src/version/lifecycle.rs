@@ -34,8 +34,7 @@ pub enum Transition {
 
 impl Transition {
     /// Every transition, for tables and tests.
-    pub const ALL: [Self; 7] =
-        [Self::Seal, Self::Abort, Self::Validate, Self::Reject, Self::Promote, Self::Supersede, Self::Expire];
+    pub const ALL: [Self; 7] = [Self::Seal, Self::Abort, Self::Validate, Self::Reject, Self::Promote, Self::Supersede, Self::Expire];
 
     /// What is refused, as a message says it: "t7 is a ghost, it can't be promoted".
     #[must_use]

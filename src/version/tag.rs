@@ -66,7 +66,8 @@ mod tests {
             assert_eq!(name.parse::<TagName>().unwrap().as_str(), name);
         }
         let long = "x".repeat(256);
-        for name in ["", ".", "..", "t7", "t07", "latest", "valid", "staging", "production", "verify", "a/b", "a\nb", "\u{7f}", "-x", &long] {
+        for name in ["", ".", "..", "t7", "t07", "latest", "valid", "staging", "production", "verify", "a/b", "a\nb", "\u{7f}", "-x", &long]
+        {
             assert!(name.parse::<TagName>().is_err(), "{name}");
         }
         let refused = "a/b".parse::<TagName>().unwrap_err();

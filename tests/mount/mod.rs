@@ -17,8 +17,8 @@ use shadowfs::ids::{Digest, Ino, ObjectId, VersionId};
 use shadowfs::store::record::{ChangeCounts, RootRef, VersionRecord, VersionState};
 use shadowfs::store::{SealObject, Store};
 use shadowfs::tree::key::{Content, FileKind, InodeRecord, Key, Value};
-use shadowfs::version::staging::{Staging, StagingEvent, StagingOptions};
 use shadowfs::tree::{Nodes, Snapshot, Tree};
+use shadowfs::version::staging::{Staging, StagingEvent, StagingOptions};
 
 /// A dataset under construction.
 pub struct Dataset {
@@ -45,7 +45,23 @@ impl Dataset {
         let (uid, gid) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
         let name = name.as_bytes().into();
         let changed_in = self.version;
-        InodeRecord { kind, perm, uid, gid, nlink, size, rdev: 0, atime: at, mtime: at, ctime: at, btime: at, content, parent, name, changed_in }
+        InodeRecord {
+            kind,
+            perm,
+            uid,
+            gid,
+            nlink,
+            size,
+            rdev: 0,
+            atime: at,
+            mtime: at,
+            ctime: at,
+            btime: at,
+            content,
+            parent,
+            name,
+            changed_in,
+        }
     }
 
     fn put(&mut self, ino: Ino, record: InodeRecord) {
@@ -82,8 +98,7 @@ impl Dataset {
     }
 
     pub fn symlink(&mut self, parent: Ino, name: &str, target: &str) -> Ino {
-        let record =
-            self.record(FileKind::Symlink, 0o777, 1, target.len() as u64, Content::Inline(target.as_bytes().into()), parent, name);
+        let record = self.record(FileKind::Symlink, 0o777, 1, target.len() as u64, Content::Inline(target.as_bytes().into()), parent, name);
         self.add(parent, name, record)
     }
 
@@ -244,7 +259,10 @@ impl Mounted {
 
     /// As `new`, with passthrough or without.
     pub fn with_passthrough(
-        (dir, store): (tempfile::TempDir, Arc<Store>), versions: &[VisibleVersion], production: u64, passthrough: bool,
+        (dir, store): (tempfile::TempDir, Arc<Store>),
+        versions: &[VisibleVersion],
+        production: u64,
+        passthrough: bool,
     ) -> Self {
         let shown = Arc::new(Shown { visible: Mutex::new(visible(versions, production)), log: Mutex::default() });
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -254,7 +272,9 @@ impl Mounted {
         // With root, tests act as other users.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let options = MountOptions { allow_other: is_root(), passthrough, combined: combined(), ..MountOptions::new(point.clone()) };
-        let mounts = shadowfs::fs::mount(options, Arc::clone(&store), Arc::clone(&staging), Arc::clone(&shown) as Arc<dyn ViewSource>, clock).unwrap();
+        let mounts =
+            shadowfs::fs::mount(options, Arc::clone(&store), Arc::clone(&staging), Arc::clone(&shown) as Arc<dyn ViewSource>, clock)
+                .unwrap();
         Self { mounts, shown, staging, events, store, point, dir }
     }
 

@@ -121,8 +121,7 @@ fn check(view: &View<'_>, dir: &[u8], wanted: &Wanted, report: &mut Report<'_>) 
         match target(view.version, &file)?.map(|path| view.file(&path)).transpose()?.flatten() {
             None => report.find(place, format_args!("{} is not there as a regular file", quoted(&entry.name))),
             Some(found) => {
-                let same = before.contains(&Digest::of(line))
-                    && view.base_file(&file)?.is_some_and(|base| found.is_unchanged_from(&base));
+                let same = before.contains(&Digest::of(line)) && view.base_file(&file)?.is_some_and(|base| found.is_unchanged_from(&base));
                 if !same {
                     compare(&entry, &found, place, report)?;
                 }

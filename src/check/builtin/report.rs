@@ -50,17 +50,7 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(super) fn new(log: &'a mut dyn Write) -> Self {
-        Self {
-            log,
-            broken: false,
-            path: String::new(),
-            here: 0,
-            total: 0,
-            written: 0,
-            files_with: 0,
-            first: None,
-            metrics: Vec::new(),
-        }
+        Self { log, broken: false, path: String::new(), here: 0, total: 0, written: 0, files_with: 0, first: None, metrics: Vec::new() }
     }
 
     /// The findings from here on are about `path`.

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::clock::{SystemClock, Timestamp};
@@ -153,11 +153,10 @@ fn every_name_of_the_configuration_is_a_check_and_the_other_way_round() {
 #[test]
 fn utf8_says_where_across_pieces_and_lines() {
     assert!(check("utf8", "añb\n€\n😀").lines().is_empty());
-    assert_eq!(check("utf8", b"ok\na\xc3\xb1\xffb\xe2\x82\n\xf0\x9f").lines(), [
-        "f:2:3: the byte 0xff is not UTF-8",
-        "f:2:5: the byte 0xe2 is not UTF-8",
-        "f:3:1: the byte 0xf0 is not UTF-8",
-    ]);
+    assert_eq!(
+        check("utf8", b"ok\na\xc3\xb1\xffb\xe2\x82\n\xf0\x9f").lines(),
+        ["f:2:3: the byte 0xff is not UTF-8", "f:2:5: the byte 0xe2 is not UTF-8", "f:3:1: the byte 0xf0 is not UTF-8",]
+    );
     // Three bytes do not divide the pieces that files are read in, so that characters are cut; one bad byte far behind.
     let mut long = "€".repeat(400_000).into_bytes();
     assert!(check("utf8", &long).lines().is_empty());
@@ -195,11 +194,10 @@ fn jsonl_is_a_value_a_line_however_long() {
     let said = check("jsonl", "{\"a\":1}\n\n[2]\r\n3");
     assert!(said.lines().is_empty());
     assert_eq!(said.metric("rows"), 3.0);
-    assert_eq!(check("jsonl", "{}\n{\"a\" 1}\n3 4\n{").lines(), [
-        "f:2:6: expected `:`",
-        "f:3:3: trailing characters",
-        "f:4:1: EOF while parsing an object",
-    ]);
+    assert_eq!(
+        check("jsonl", "{}\n{\"a\" 1}\n3 4\n{").lines(),
+        ["f:2:6: expected `:`", "f:3:3: trailing characters", "f:4:1: EOF while parsing an object",]
+    );
     let long = format!("\"{}\"", "x".repeat(3 << 20));
     let said = check("jsonl", format!("{long}\n{long},\n{{}}\n{long}"));
     assert_eq!(said.lines(), [format!("f:2:{}: trailing characters", long.len() + 1)]);
@@ -252,11 +250,14 @@ fn deletes_counts_only_where_it_looks() {
 fn names_are_utf8_and_have_no_control_characters() {
     let base = World::new().file(b"old\xff", "x");
     let next = base.clone().file(b"old\xff", "y").file("fine é", "x").file("d\n/inner", "x").file(b"bad\xff", "x").file("a\x1b[2Jb", "x");
-    assert_eq!(next.check("names", &base).lines(), [
-        "a\\u{1b}[2Jb: the name \"a\\u{1b}[2Jb\" has the control character U+001B",
-        "bad\\xff: the name \"bad\\xff\" is not UTF-8 (byte 0xff)",
-        "d\\n: the name \"d\\n\" has the control character U+000A",
-    ]);
+    assert_eq!(
+        next.check("names", &base).lines(),
+        [
+            "a\\u{1b}[2Jb: the name \"a\\u{1b}[2Jb\" has the control character U+001B",
+            "bad\\xff: the name \"bad\\xff\" is not UTF-8 (byte 0xff)",
+            "d\\n: the name \"d\\n\" has the control character U+000A",
+        ]
+    );
 }
 
 #[test]

@@ -21,11 +21,14 @@ fn csv_counts_fields_and_rows() {
     assert!(said.lines().is_empty());
     assert_eq!(said.metric("rows"), 2.0);
     let said = check("csv", "a,b,c\n1,2,3\n1,2,3,44,5\n\n1,2\n\"x\ny\",2,3\n4\n");
-    assert_eq!(said.lines(), [
-        "f:3:7: the row has 5 fields, the header 3",
-        "f:5:3: the row has 2 fields, the header 3",
-        "f:8:1: the row has 1 field, the header 3",
-    ]);
+    assert_eq!(
+        said.lines(),
+        [
+            "f:3:7: the row has 5 fields, the header 3",
+            "f:5:3: the row has 2 fields, the header 3",
+            "f:8:1: the row has 1 field, the header 3",
+        ]
+    );
     assert_eq!(said.metric("rows"), 5.0);
     assert_eq!(summary(&said), "f:3:7: the row has 5 fields, the header 3 (and 2 more)");
     assert_eq!(check("csv", "").metric("rows"), 0.0);
@@ -62,11 +65,14 @@ fn csv_columns_are_stable() {
         ("x,b,y\n", &["d/f.csv:1: the column \"a\" is gone; it was column 1", "d/f.csv:1: the column \"c\" is gone; it was column 3"]),
         ("b,a,c\n", &["d/f.csv:1: column 1 is \"b\", it was \"a\": the columns are reordered"]),
         ("a,new,b,c\n", &["d/f.csv:1: the new column \"new\" stands before \"b\"; new ones belong behind the others"]),
-        ("", &[
-            "d/f.csv:1: the column \"a\" is gone; it was column 1",
-            "d/f.csv:1: the column \"b\" is gone; it was column 2",
-            "d/f.csv:1: the column \"c\" is gone; it was column 3",
-        ]),
+        (
+            "",
+            &[
+                "d/f.csv:1: the column \"a\" is gone; it was column 1",
+                "d/f.csv:1: the column \"b\" is gone; it was column 2",
+                "d/f.csv:1: the column \"c\" is gone; it was column 3",
+            ],
+        ),
     ] {
         assert_eq!(csv("a,b,c\n0,0,0\n", now).lines(), expected, "{now}");
     }
@@ -92,10 +98,13 @@ fn manifest_holds_files_against_their_sums() {
     assert_eq!((said.metric("files"), said.metric("bytes")), (4.0, 12.0));
 
     let said = good.clone().file("d/sub/b", "2").without("d/a").file("d/unlisted", "y").check("manifest", &good);
-    assert_eq!(said.lines(), [
-        "d/SHA256SUMS:2: \"a\" is not there as a regular file".to_owned(),
-        format!("d/SHA256SUMS:3: \"sub/b\" has the SHA-256 {}, not {two}", sum("2")),
-    ]);
+    assert_eq!(
+        said.lines(),
+        [
+            "d/SHA256SUMS:2: \"a\" is not there as a regular file".to_owned(),
+            format!("d/SHA256SUMS:3: \"sub/b\" has the SHA-256 {}, not {two}", sum("2")),
+        ]
+    );
     // Of a changed manifest only lines and files that differ are looked at.
     let more = good.clone().file("d/SHA256SUMS", format!("{lines}{two}  unlisted\n"));
     let said = more.check("manifest", &good);
@@ -109,16 +118,19 @@ fn manifest_lines_that_are_none_or_lead_out() {
     let bad = format!("{one} a\n{one}  ../a\n{one}  /etc/passwd\n{}  a\nx\n{}\n", &one[1..], "y".repeat(200_000));
     let world = World::new().file("SHA256SUMS", format!("{bad}{one}  link\n{one}  out\n{one}  loop\n")).file("a", "one");
     let world = world.link("link", "sub/../a").link("out", "/etc/passwd").link("loop", "loop").file("sub/x", "");
-    assert_eq!(world.check("manifest", &World::new()).lines(), [
-        "SHA256SUMS:1: this is no line of sha256sum",
-        "SHA256SUMS:2: \"../a\" leads out of the manifest's directory",
-        "SHA256SUMS:3: \"/etc/passwd\" leads out of the manifest's directory",
-        "SHA256SUMS:4: this is no line of sha256sum",
-        "SHA256SUMS:5: this is no line of sha256sum",
-        "SHA256SUMS:6: this is no line of sha256sum",
-        "SHA256SUMS:8: \"out\" is not there as a regular file",
-        "SHA256SUMS:9: \"loop\" is not there as a regular file",
-    ]);
+    assert_eq!(
+        world.check("manifest", &World::new()).lines(),
+        [
+            "SHA256SUMS:1: this is no line of sha256sum",
+            "SHA256SUMS:2: \"../a\" leads out of the manifest's directory",
+            "SHA256SUMS:3: \"/etc/passwd\" leads out of the manifest's directory",
+            "SHA256SUMS:4: this is no line of sha256sum",
+            "SHA256SUMS:5: this is no line of sha256sum",
+            "SHA256SUMS:6: this is no line of sha256sum",
+            "SHA256SUMS:8: \"out\" is not there as a regular file",
+            "SHA256SUMS:9: \"loop\" is not there as a regular file",
+        ]
+    );
 }
 
 /// The bytes of a database, and of its write-ahead log if it has one.

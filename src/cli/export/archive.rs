@@ -88,7 +88,9 @@ impl<W: Write> Archive<W> {
         let mut map = map.into_bytes();
         map.resize(map.len().next_multiple_of(BLOCK), 0);
         let size = map.len() as u64 + ranges.iter().map(|(_, len)| len).sum::<u64>();
-        for (key, value) in [("major", b"1".to_vec()), ("minor", b"0".to_vec()), ("name", name.to_vec()), ("realsize", len.to_string().into())] {
+        for (key, value) in
+            [("major", b"1".to_vec()), ("minor", b"0".to_vec()), ("name", name.to_vec()), ("realsize", len.to_string().into())]
+        {
             records.push((format!("GNU.sparse.{key}"), value));
         }
         header.set_entry_type(EntryType::Regular);

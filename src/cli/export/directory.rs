@@ -1,8 +1,8 @@
 //! A directory as the destination: a copy with everything that the filesystem there can take.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
@@ -76,10 +76,8 @@ impl Directory {
             }
         }
         let time = |secs, nanos| Timespec { tv_sec: secs, tv_nsec: nanos };
-        let times = Timestamps {
-            last_access: time(data.atime(), data.atime_nsec()),
-            last_modification: time(data.mtime(), data.mtime_nsec()),
-        };
+        let times =
+            Timestamps { last_access: time(data.atime(), data.atime_nsec()), last_modification: time(data.mtime(), data.mtime_nsec()) };
         Ok(rustix::fs::utimensat(CWD, to, &times, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 

@@ -61,9 +61,8 @@ pub(super) fn walk(root: &Path, sink: &mut dyn Sink, told: &mut dyn FnMut(u64)) 
         let xattrs = xattrs(&source).map_err(read)?;
         let mut kind = kind_of(&source, &data, names.get(&data.ino())).map_err(read)?;
         if data.is_dir() {
-            let mut below = fs::read_dir(&source).and_then(|entries| {
-                entries.map(|entry| entry.map(|entry| path.join(entry.file_name()))).collect::<io::Result<Vec<_>>>()
-            });
+            let mut below = fs::read_dir(&source)
+                .and_then(|entries| entries.map(|entry| entry.map(|entry| path.join(entry.file_name()))).collect::<io::Result<Vec<_>>>());
             if let Ok(below) = &mut below {
                 below.sort_by(|a, b| b.cmp(a));
             }

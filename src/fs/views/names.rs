@@ -90,7 +90,11 @@ impl Views {
 }
 
 fn list_tops<'a>(
-    versions: impl Iterator<Item = &'a VersionId>, view: View, base: u64, offset: u64, n: usize,
+    versions: impl Iterator<Item = &'a VersionId>,
+    view: View,
+    base: u64,
+    offset: u64,
+    n: usize,
 ) -> impl Iterator<Item = Listed> {
     versions
         .map(move |version| Listed {

@@ -106,11 +106,10 @@ fn a_batch_goes_as_one_and_its_older_ones_are_superseded() {
     let mut history = chain(3);
     (1..=3).for_each(|number| pass(&mut history, t(number)));
     let decision = history.promoted(t(3), AT).unwrap();
-    assert_eq!(decision.events.first().unwrap().1, EventKind::Promoted {
-        replaces: t(0),
-        batch: vec![t(1), t(2), t(3)],
-        digest: root_of(t(3)).digest,
-    });
+    assert_eq!(
+        decision.events.first().unwrap().1,
+        EventKind::Promoted { replaces: t(0), batch: vec![t(1), t(2), t(3)], digest: root_of(t(3)).digest }
+    );
     history.apply(decision);
     assert_eq!(states(&history), ["superseded", "superseded", "superseded", "promoted"]);
     assert_eq!((history.production(), history.flagged()), (t(3), vec![]));
