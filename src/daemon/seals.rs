@@ -147,6 +147,8 @@ impl Dispatcher {
     pub(super) fn sealed(&mut self, record: VersionRecord) {
         let version = record.version;
         self.warnings.remove(&format!("seal {version}"));
+        // What its journal could not take is in the catalog; what still fails says so again.
+        self.warnings.remove("staging");
         let sealing = self.sealing.take_if(|sealing| sealing.version == version);
         let (replies, conflict) = sealing.map_or_else(Default::default, |sealing| (sealing.replies, sealing.conflict));
         self.drain_staging();

@@ -154,6 +154,8 @@ fn a_job_that_loses_its_first_part_does_not_end_as_its_second_alone() {
     dispatcher.work();
     assert_eq!(dispatcher.history.get(VersionId(3)).unwrap().state, VersionState::Ghost);
     daemon.put("b.json", "2");
+    dispatcher.drain_staging();
+    dispatcher.work();
     let refused = committed(&mut dispatcher).recv().unwrap();
     assert!(matches!(&refused, Reply::Refused(refusal) if refusal.message.starts_with("t3, the first part")), "{refused:?}");
     assert!(dispatcher.hold.is_some() && dispatcher.sealing.is_none());

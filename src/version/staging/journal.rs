@@ -84,6 +84,14 @@ enum Sync {
     All,
 }
 
+impl Queue {
+    /// Whether a flush would find nothing to do.
+    fn has_nothing(&self, sync: Sync) -> bool {
+        let files = sync != Sync::All || self.files.is_empty();
+        self.batches.is_empty() && self.small.is_empty() && files && self.sealed.is_none()
+    }
+}
+
 impl VersionJournal {
     pub(super) fn new(version: VersionId, parent: VersionId, opened_at: Timestamp) -> Arc<Self> {
         let journal = Self::resumed(version);
@@ -214,6 +222,13 @@ impl Staging {
         if let Some(errno) = file.failed {
             return Err(StoreError::Poisoned { what: format!("journal of {}", journal.version), errno }.into());
         }
+        if file.journal.is_none() {
+            if journal.queue.lock().has_nothing(sync) {
+                return Ok(());
+            }
+            // Before anything is taken from the queue: what a full disk refuses is tried again, and nothing is lost by it.
+            file.journal = Some(self.cx.store.journal(journal.version)?);
+        }
         if let Err(error) = self.append_to(&mut file, journal, sync) {
             // What was taken from the queue is in no journal: nothing later may be called durable.
             file.failed = Some(errno_of(&error));
@@ -236,12 +251,6 @@ impl Staging {
             let sealed = if sync == Sync::All || queue.files.is_empty() { queue.sealed.take() } else { None };
             (std::mem::take(&mut queue.batches), std::mem::take(&mut queue.small), files, sealed)
         };
-        if file.journal.is_none() {
-            if batches.is_empty() && small.is_empty() && files.is_empty() && sealed.is_none() {
-                return Ok(());
-            }
-            file.journal = Some(self.cx.store.journal(journal.version)?);
-        }
         let Some(out) = &mut file.journal else { return Ok(()) };
         // Bytes first: a torn tail may lose what names them, not the other way round.
         for (object, ino) in small {

@@ -172,14 +172,21 @@ impl Staging {
         let mut state = self.lock();
         state.refresh_all(&self.cx)?;
         state.publish()?;
-        let Some(open) = state.open.take() else { return Ok((None, Vec::new())) };
+        if state.open.is_none() {
+            return Ok((None, Vec::new()));
+        }
         let tree = state.base_tree.clone();
         let invalidations = self.switch(&mut state, tree)?;
+        // Only now: what can't be discarded stays open.
+        let Some(open) = state.open.take() else { return Ok((None, Vec::new())) };
         for (object, pending) in open.pending {
             self.cx.discard(object, pending);
         }
         drop(state);
-        open.journal.retire(&self.cx.store)?;
+        if let Err(error) = open.journal.retire(&self.cx.store) {
+            // It is discarded all the same, and said to be: the next start removes the journal of what has ended.
+            tracing::warn!(%error, version = %open.version, "the journal of a discarded version stays behind");
+        }
         Ok((Some(open.version), invalidations))
     }
 }

@@ -137,7 +137,7 @@ fn after_a_failed_fsync_the_file_never_claims_to_be_safe() {
     std::fs::create_dir(bench.store.path().join("journal")).unwrap();
     assert!(matches!(bench.staging.fsync(handle, false), Err(FsError::Poisoned)));
     let other = bench.create("other");
-    assert!(bench.staging.fsync(other, false).is_err(), "what the journal lost, nobody else may call durable");
+    bench.staging.fsync(other, false).expect("a journal that could not be made has lost nothing");
     assert!(bench.events.try_iter().any(|event| matches!(event, StagingEvent::Failed { .. })));
     bench.staging.release(handle);
     bench.staging.release(other);
