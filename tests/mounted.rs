@@ -243,3 +243,20 @@ fn a_copy_of_the_mount_in_another_namespace_does_not_keep_the_daemon() {
     copy.wait().unwrap();
     sandbox.unmount();
 }
+
+#[test]
+fn waits_that_were_interrupted_do_not_keep_others_out() {
+    let sandbox = Sandbox::new();
+    sandbox.init("[staging]\nsettle = \"1h\"\n").mount();
+    fs::write(sandbox.staging().join("a"), "a").unwrap();
+    eventually("t1 is open", || !sandbox.status()["open"].is_null());
+    // More than the daemon serves at once: some are told to try again.
+    let waits: Vec<_> = (0..80).map(|_| sandbox.command(["-C", sandbox.store().to_str().unwrap(), "wait", "t1"]).spawn().unwrap()).collect();
+    eventually("no room is left", || sandbox.on(["status"]).code == 75);
+    for mut wait in waits {
+        wait.kill().unwrap();
+        wait.wait().unwrap();
+    }
+    eventually("there is room again", || sandbox.on(["status"]).code == 0);
+    sandbox.unmount();
+}

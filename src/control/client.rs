@@ -149,7 +149,11 @@ pub fn connect(store: &Path) -> Result<Client, ClientError> {
 impl Client {
     /// Asks and waits for the answer, however long that takes. A refusal is an error.
     pub fn ask(mut self, request: &Request) -> Result<Reply, ClientError> {
-        let answer = wire::write_frame(&mut self.stream, request).and_then(|()| wire::read_frame(&mut self.stream));
+        let answer = match wire::write_frame(&mut self.stream, request) {
+            Ok(()) => wire::read_frame(&mut self.stream),
+            // A daemon that refuses us (it serves too many) may do so before it has read what we want: its line is there to be read.
+            Err(broken) => wire::read_frame(&mut self.stream).map_err(|_| broken),
+        };
         match answer {
             Ok(Reply::Refused(refusal)) => Err(refusal.into()),
             Ok(reply) => Ok(reply),

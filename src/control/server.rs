@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::client::SOCKET;
@@ -29,6 +30,12 @@ const LAST_REPLIES: Duration = Duration::from_secs(2);
 pub trait Handler: Send + Sync + 'static {
     /// The reply to `request`.
     fn handle(&self, request: Request) -> Reply;
+
+    /// The same for a peer that may go away while it waits: once `gone` says so, any reply will do.
+    fn handle_while(&self, request: Request, gone: &dyn Fn() -> bool) -> Reply {
+        let _nobody_waits_long = gone;
+        self.handle(request)
+    }
 }
 
 /// The listening socket. Dropped, it is removed and nobody connects any more; replies under way are sent first, within
@@ -130,7 +137,7 @@ fn serve_peer(stream: &UnixStream, handler: &dyn Handler) {
         Err(error) => return refuse(stream, ErrorKind::Failed, format!("who is asking is not known: {error}")),
     }
     let reply = match read_frame::<Request>(&mut &*stream) {
-        Ok(request) => handler.handle(request),
+        Ok(request) => handler.handle_while(request, &|| has_hung_up(stream)),
         // Somebody who only looks whether a daemon is there.
         Err(WireError::Ended) => return,
         Err(error) => {
@@ -139,6 +146,13 @@ fn serve_peer(stream: &UnixStream, handler: &dyn Handler) {
         }
     };
     send(stream, &reply);
+}
+
+/// Whether the peer has closed its end: a `wait` that was interrupted must not hold its connection until the verdict.
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let mut ends = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let hung_up = |ends: &[PollFd<'_>]| ends.iter().any(|end| end.revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP)));
+    poll(&mut ends, PollTimeout::ZERO).is_ok() && hung_up(&ends)
 }
 
 /// Root and the daemon's own user.

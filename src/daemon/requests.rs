@@ -1,8 +1,9 @@
 //! Requests: what the dispatcher answers, and what a connection's own thread can answer from shared state.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
 use super::dispatcher::Dispatcher;
 use super::documents;
@@ -14,6 +15,9 @@ use crate::control::server::Handler;
 use crate::ids::VersionId;
 use crate::store::record::{VersionRecord, VersionState};
 use crate::version::Staging;
+
+/// How often it is looked whether who waits for an answer is still there.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A refusal.
 pub(super) fn refused(kind: ErrorKind, message: impl Into<String>) -> Reply {
@@ -181,13 +185,19 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    fn dispatch(&self, request: Request) -> Reply {
+    fn dispatch(&self, request: Request, gone: &dyn Fn() -> bool) -> Reply {
         let (reply, answer) = bounded(1);
         let ended = || refused(ErrorKind::Temporary, "the daemon is ending; try again once it is mounted");
         if self.messages.send(Message::Ask(request, reply)).is_err() {
             return ended();
         }
-        answer.recv().unwrap_or_else(|_| ended())
+        loop {
+            match answer.recv_timeout(LOOK_AGAIN) {
+                Ok(reply) => return reply,
+                Err(RecvTimeoutError::Timeout) if !gone() => {}
+                Err(_) => return ended(),
+            }
+        }
     }
 
     fn find(&self, name: VersionName) -> Result<VersionRecord, Reply> {
@@ -200,8 +210,12 @@ impl Connections {
 
 impl Handler for Connections {
     fn handle(&self, request: Request) -> Reply {
+        self.handle_while(request, &|| false)
+    }
+
+    fn handle_while(&self, request: Request, gone: &dyn Fn() -> bool) -> Reply {
         let done = match request {
-            Request::Status => match self.dispatch(Request::Status) {
+            Request::Status => match self.dispatch(Request::Status, gone) {
                 Reply::Status(mut status) => {
                     if let Ok(space) = self.shared.store.space() {
                         status.space = SpaceDoc { used: space.used, free: space.free, total: space.total };
@@ -222,7 +236,7 @@ impl Handler for Connections {
                 version.and_then(|record| documents::lineage(&self.shared, record.map(|record| record.version)))
             }
             Request::Verify => documents::verify(&self.shared, &self.staging),
-            other => Ok(self.dispatch(other)),
+            other => Ok(self.dispatch(other, gone)),
         };
         done.unwrap_or_else(|refusal| refusal)
     }
