@@ -251,7 +251,8 @@ fn waits_that_were_interrupted_do_not_keep_others_out() {
     fs::write(sandbox.staging().join("a"), "a").unwrap();
     eventually("t1 is open", || !sandbox.status()["open"].is_null());
     // More than the daemon serves at once: some are told to try again.
-    let waits: Vec<_> = (0..80).map(|_| sandbox.command(["-C", sandbox.store().to_str().unwrap(), "wait", "t1"]).spawn().unwrap()).collect();
+    let waits: Vec<_> =
+        (0..80).map(|_| sandbox.command(["-C", sandbox.store().to_str().unwrap(), "wait", "t1"]).spawn().unwrap()).collect();
     eventually("no room is left", || sandbox.on(["status"]).code == 75);
     for mut wait in waits {
         wait.kill().unwrap();
