@@ -74,7 +74,7 @@ fn judge(doc: &VersionDoc) -> Result {
             Exit::Rejected,
             format!("{version} was rejected{why}; see ghosts/{version} in the mount and: shadowfs show {version}"),
         )),
-        (VersionState::Expired, Some(Reason::ChecksFailed { .. } | Reason::Conflict { .. })) => {
+        (VersionState::Expired, Some(Reason::ChecksFailed { .. } | Reason::Conflict { .. } | Reason::Unreadable { .. })) => {
             Err(Failure::new(Exit::Rejected, format!("{version} was rejected{why}; its content has expired")))
         }
         (VersionState::Aborted, Some(Reason::Unchanged)) => Ok(()),

@@ -19,8 +19,12 @@ use crate::sys;
 use crate::tree::{self, Snapshot};
 use crate::version::seal::{self, Frozen};
 
+/// The first wait before a failed seal is tried again. It doubles up to the longest.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// The longest wait before a failed seal is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// So many failures, some four seconds, and it is asked whether files of the version are lost: those it need not wait for.
+const SEAL_TRIES: u32 = 4;
 
 /// An errand.
 #[derive(Debug)]
@@ -95,12 +99,20 @@ impl Runner {
     }
 
     fn seal(&self, frozen: &Frozen, message: Option<String>) {
-        let mut wait = Duration::from_millis(500);
-        loop {
-            match seal::seal(&self.store, frozen, message.clone(), self.clock.now()) {
+        let mut wait = FIRST_RETRY / 2;
+        for tried in 1_u32.. {
+            let error = match seal::seal(&self.store, frozen, message.clone(), self.clock.now()) {
                 Ok((record, _)) => return self.report(Report::Sealed(Box::new(record))),
-                Err(error) => self.report(Report::SealFails { version: frozen.version(), why: error.to_string() }),
+                Err(error) => error,
+            };
+            if tried >= SEAL_TRIES {
+                match seal::seal_as_ghost(&self.store, frozen, message.clone(), self.clock.now()) {
+                    Ok(Some((record, _))) => return self.report(Report::Sealed(Box::new(record))),
+                    Ok(None) => {}
+                    Err(error) => tracing::debug!("{} can't become a ghost either: {error}", frozen.version()),
+                }
             }
+            self.report(Report::SealFails { version: frozen.version(), why: error.to_string() });
             wait = (wait * 2).min(LONGEST_RETRY);
             if self.stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
                 return;

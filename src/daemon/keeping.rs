@@ -8,6 +8,7 @@ use super::requests::{failed, refused};
 use super::todo::Todo;
 use crate::control::protocol::{ErrorKind, Reply, TagDoc, VersionDoc};
 use crate::ids::VersionId;
+use crate::store::record::Reason;
 use crate::store::{StoreError, Transaction};
 use crate::version::FsError;
 use crate::version::history::{Decision, HistoryError};
@@ -125,7 +126,15 @@ impl Dispatcher {
 
     fn put_back(&mut self, from: VersionId) -> Reply {
         let content = match self.history.restorable(from) {
-            Ok(record) => self.shared.snapshot(record),
+            Ok(record) => {
+                if let Some(Reason::Unreadable { paths, .. }) = &record.reason {
+                    let lost = paths.first().map_or("some of its files", String::as_str);
+                    let line =
+                        format!("{from} can't be restored: {lost} was lost before it was sealed; copy what is good from ghosts/{from}");
+                    return refused(ErrorKind::Conflict, line);
+                }
+                self.shared.snapshot(record)
+            }
             Err(error) => return history_refusal(&error),
         };
         let Some(content) = content else { return failed(format!("{from} has no content")) };

@@ -163,12 +163,29 @@ impl Dispatcher {
         tracing::info!("{version} sealed");
         match (state, conflict) {
             (VersionState::Aborted, _) => {}
+            (VersionState::Ghost, _) => self.lost(&doc),
             (_, Some(reason)) => self.todo.push_front(Todo::Reject(version, reason)),
             (_, None) => self.begin_checks(version),
         }
         for reply in replies {
-            let answer = if state == VersionState::Aborted { Reply::Nothing } else { Reply::Version(Box::new(doc.clone())) };
-            let _ = reply.send(answer);
+            let _ = reply.send(match (state, &doc.reason) {
+                (VersionState::Aborted, _) => Reply::Nothing,
+                (VersionState::Ghost, Some(reason)) => {
+                    refused(ErrorKind::Rejected, format!("{version} was rejected: {}", crate::lineage::text::why(reason)))
+                }
+                _ => Reply::Version(Box::new(doc.clone())),
+            });
+        }
+    }
+
+    /// The disk took files of a version before it was sealed: it is a ghost already, and staging goes back to what is below it.
+    fn lost(&mut self, doc: &VersionDoc) {
+        let version = doc.version;
+        let why = doc.reason.as_ref().map(crate::lineage::text::why).unwrap_or_default();
+        tracing::error!("{version} was rejected: {why}");
+        self.warn(format!("lost {version}"), format!("{version} was rejected: {why}; what can be read of it is in ghosts/{version}"));
+        if self.history.base() != self.staging_base {
+            self.todo.push_front(Todo::Restage { with: version });
         }
     }
 

@@ -150,8 +150,13 @@ impl Core {
             .map_err(|error| DaemonError::Other(format!("the open version can't be recovered: {error}")))?;
         for frozen in staging.take_recovered() {
             let version = frozen.version();
-            let (record, _) = seal::seal(store, &frozen, None, clock.now())
-                .map_err(|error| DaemonError::Other(format!("{version} can't be sealed: {error}")))?;
+            let record = match seal::seal(store, &frozen, None, clock.now()) {
+                Ok((record, _)) => record,
+                Err(error) => match seal::seal_as_ghost(store, &frozen, None, clock.now()) {
+                    Ok(Some((record, _))) => record,
+                    Ok(None) | Err(_) => return Err(DaemonError::Other(format!("{version} can't be sealed: {error}"))),
+                },
+            };
             tracing::info!("{version} was frozen when the daemon before ended; it is sealed");
             history.sealed(record);
         }

@@ -22,6 +22,7 @@ use crate::store::record::{Reason, VersionState};
 use crate::version::import;
 use crate::version::staging::{Caller, Invalidation, NodeRef};
 
+mod damage;
 mod life;
 mod model;
 mod steps;
@@ -79,7 +80,12 @@ impl Daemon {
     }
 
     fn start(dir: tempfile::TempDir, config: &str) -> Self {
-        let (mut daemon, mut dispatcher) = Self::driven_in(dir, config);
+        Self::start_on(dir, config, |_| ())
+    }
+
+    /// As `start`, on a store with a fault in it.
+    fn start_on(dir: tempfile::TempDir, config: &str, fault: impl FnOnce(&Store)) -> Self {
+        let (mut daemon, mut dispatcher) = Self::driven_in(dir, config, fault);
         let thread = std::thread::spawn(move || {
             dispatcher.serve();
             dispatcher
@@ -90,16 +96,35 @@ impl Daemon {
 
     /// With its dispatcher apart: the test says what happens when.
     pub(super) fn driven(config: &str) -> (Self, super::dispatcher::Dispatcher) {
-        let mut daemon = Self::new(config);
-        let dir = daemon.end();
-        Self::driven_in(dir, config)
+        Self::new(config).drive_with(config)
     }
 
-    fn driven_in(dir: tempfile::TempDir, config: &str) -> (Self, super::dispatcher::Dispatcher) {
+    pub(super) fn drive(self) -> (Self, super::dispatcher::Dispatcher) {
+        self.drive_with(JSON)
+    }
+
+    fn drive_with(mut self, config: &str) -> (Self, super::dispatcher::Dispatcher) {
+        let dir = self.end();
+        Self::driven_in(dir, config, |_| ())
+    }
+
+    /// The store's directory, of a daemon whose dispatcher was taken apart.
+    pub(super) fn dismantle(mut self) -> tempfile::TempDir {
+        self.let_go()
+    }
+
+    /// Waits until every step is taken.
+    pub(super) fn drained(&self) {
+        // Requests are answered after the steps that can be taken.
+        let _ = self.status();
+    }
+
+    fn driven_in(dir: tempfile::TempDir, config: &str, fault: impl FnOnce(&Store)) -> (Self, super::dispatcher::Dispatcher) {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let file = dir.path().join("store/shadowfs.toml");
         std::fs::write(&file, config).unwrap();
         let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+        fault(&store);
         let core = Core::recover(&store, &clock, false).unwrap();
         let mount = dir.path().join("mnt");
         let shared = Arc::new(Shared::new(store, core.nodes, clock, mount.clone(), &core.history));
@@ -149,6 +174,10 @@ impl Daemon {
         let _ = self.messages().send(Message::Stop);
         let dispatcher = self.thread.take().unwrap().join().unwrap();
         take_apart(dispatcher);
+        self.let_go()
+    }
+
+    fn let_go(&mut self) -> tempfile::TempDir {
         let dir = self.dir.take().unwrap();
         // The store is locked until the last one lets go of it.
         let store = Arc::downgrade(&self.connections().shared.store);

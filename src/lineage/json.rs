@@ -32,6 +32,7 @@ pub(super) enum ReasonJson {
     Unchanged,
     Discarded,
     Lost,
+    Unreadable { paths: Vec<String>, why: String },
 }
 
 /// An attempt as `show --json` and `lineage/tN/checks/NAME.json` have it.

@@ -78,14 +78,13 @@ pub fn why(reason: &Reason) -> String {
         Reason::ChecksFailed { summary, checks } if summary.is_empty() => format!("failed: {}", list(checks.iter().cloned())),
         Reason::ChecksFailed { summary, .. } => summary.clone(),
         Reason::Conflict { with, paths } => {
-            let shown = list(paths.iter().take(3).cloned());
-            let more = if paths.len() > 3 { format!(" and {} more", paths.len() - 3) } else { String::new() };
-            format!("its changes overlap with those of {with}, which was rejected: {shown}{more}")
+            format!("its changes overlap with those of {with}, which was rejected: {}", first_of(paths))
         }
         Reason::Rebased { into } => format!("its changes live on in {into}"),
         Reason::Unchanged => "nothing had changed".to_owned(),
         Reason::Discarded => "discarded by the user".to_owned(),
         Reason::Lost => "a crash came before its changes were on disk".to_owned(),
+        Reason::Unreadable { paths, why } => format!("the disk failed before it was sealed: {}: {why}", first_of(paths)),
     }
 }
 
@@ -125,6 +124,11 @@ pub fn milliseconds(ms: u64) -> String {
         1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
         _ => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
     }
+}
+
+fn first_of(paths: &[String]) -> String {
+    let more = if paths.len() > 3 { format!(" and {} more", paths.len() - 3) } else { String::new() };
+    format!("{}{more}", list(paths.iter().take(3).cloned()))
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

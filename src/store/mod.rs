@@ -35,7 +35,7 @@ pub use counters::Ids;
 pub use error::{Result, StoreError};
 pub use journal::{Journal, JournalRecord};
 use nix::fcntl::OFlag;
-pub use objects::{Objects, SealObject};
+pub use objects::{Loss, Objects, SealObject, is_lost};
 
 use self::host::HostDir;
 use crate::ids::VersionId;

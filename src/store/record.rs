@@ -148,6 +148,13 @@ pub enum Reason {
     Discarded,
     /// The daemon or the machine went down before anything of it was on disk.
     Lost,
+    /// The disk failed on some of its files before they were sealed: they could not be read, or not be made durable.
+    Unreadable {
+        /// Some of the files (at most 100).
+        paths: Vec<String>,
+        /// What the disk said of the first.
+        why: String,
+    },
 }
 
 /// The record of a version.

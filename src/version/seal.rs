@@ -1,6 +1,6 @@
 //! From a frozen version to a sealed one: bytes durable, then one transaction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -10,7 +10,8 @@ use crate::clock::Timestamp;
 use crate::ids::{Digest, ObjectId, VersionId};
 use crate::store::event::EventKind;
 use crate::store::record::{ChangeCounts, ObjectRecord, Reason, VersionRecord, VersionState, Writer};
-use crate::store::{SealObject, Store, StoreError};
+use crate::store::{Loss, SealObject, Store, StoreError, is_lost};
+use crate::tree::key::{Content, Value};
 use crate::tree::{ChangeKind, Snapshot, TreeError, changes};
 
 /// A version that takes no more changes and is not in the catalog yet. It must be sealed, or given up.
@@ -100,6 +101,59 @@ impl Frozen {
 /// Makes a frozen version durable: its bytes first, then records, tree, lineage event and pointers in one transaction. A version in which
 /// nothing changed becomes `aborted`. After a failure nothing is in the catalog, and it can be tried again.
 pub fn seal(store: &Store, frozen: &Frozen, message: Option<String>, at: Timestamp) -> FsResult<(VersionRecord, Snapshot)> {
+    let record = begin(store, frozen, message, at)?;
+    if frozen.unchanged {
+        return abort(store, frozen, record, at);
+    }
+    let sealed = store.objects().seal(&frozen.objects)?;
+    write(store, frozen, record, &sealed, None)
+}
+
+/// For a version whose seal has failed again and again: if the disk took some of its files, it is sealed with what is left of them,
+/// as a ghost whose reason names them; nothing comes to stand on it. `None` if its files are well, and the failure has another cause.
+pub fn seal_as_ghost(
+    store: &Store,
+    frozen: &Frozen,
+    message: Option<String>,
+    at: Timestamp,
+) -> FsResult<Option<(VersionRecord, Snapshot)>> {
+    let losses = store.objects().losses(&frozen.objects);
+    let paths = lost_paths(store, frozen, &losses)?;
+    if losses.is_empty() && paths.is_empty() {
+        return Ok(None);
+    }
+    let why = losses.first().map_or_else(|| "its content was lost with another version".to_owned(), |loss| loss.why.to_string());
+    let lost = |object: &SealObject| losses.iter().any(|loss| loss.object == object.id());
+    let well: Vec<_> = frozen.objects.iter().copied().filter(|object| !lost(object)).collect();
+    let mut sealed = store.objects().seal(&well)?;
+    sealed.extend(losses.iter().map(|loss| (loss.object, loss.record.clone())));
+    let record = begin(store, frozen, message, at)?;
+    write(store, frozen, record, &sealed, Some(Reason::Unreadable { paths, why })).map(Some)
+}
+
+/// The changed files whose bytes were lost, with this version or with one that they were shared from; at most 100.
+fn lost_paths(store: &Store, frozen: &Frozen, losses: &[Loss]) -> FsResult<Vec<String>> {
+    let lost = |object: ObjectId| -> FsResult<bool> {
+        let known = losses.iter().any(|loss| loss.object == object);
+        Ok(known || store.catalog().object(object)?.is_some_and(|record| is_lost(object, &record)))
+    };
+    let mut paths = BTreeSet::new();
+    for change in frozen.base.tree.diff(&frozen.snapshot.tree) {
+        let change = change?;
+        let object = match change.new {
+            Some(Value::Inode(record)) if let Content::Object(object) = record.content => object,
+            Some(Value::Extent(extent)) => extent.object,
+            _ => continue,
+        };
+        if paths.len() < 100 && lost(object)? {
+            let path = frozen.snapshot.path_of(change.key.ino)?.unwrap_or_default();
+            paths.insert(String::from_utf8_lossy(&path).into_owned());
+        }
+    }
+    Ok(paths.into_iter().collect())
+}
+
+fn begin(store: &Store, frozen: &Frozen, message: Option<String>, at: Timestamp) -> FsResult<VersionRecord> {
     let message = message.or_else(|| frozen.message.clone());
     let mut record = match store.catalog().version(frozen.version)? {
         Some(record) => record,
@@ -110,17 +164,26 @@ pub fn seal(store: &Store, frozen: &Frozen, message: Option<String>, at: Timesta
     record.message = message.or(record.message);
     record.sealed_at = Some(at);
     frozen.journal.set_message(record.message.clone());
-    if frozen.unchanged {
-        return abort(store, frozen, record, at);
-    }
-    let sealed = store.objects().seal(&frozen.objects)?;
+    Ok(record)
+}
+
+/// The transaction of a seal. `rejected`: it goes down in the same moment, and staging stays on what it stands on.
+fn write(
+    store: &Store,
+    frozen: &Frozen,
+    mut record: VersionRecord,
+    sealed: &[(ObjectId, ObjectRecord)],
+    rejected: Option<Reason>,
+) -> FsResult<(VersionRecord, Snapshot)> {
+    let at = record.sealed_at.unwrap_or_default();
     let digests: HashMap<ObjectId, Digest> = sealed.iter().map(|(object, record)| (*object, record.digest)).collect();
-    record.changes = count(frozen, &sealed)?;
+    record.changes = count(frozen, sealed)?;
     let mut transaction = store.catalog().begin()?;
-    for (object, record) in &sealed {
+    for (object, record) in sealed {
         transaction.put_object(*object, record)?;
     }
-    let persisted = frozen.snapshot.tree.persist(&mut transaction, &|object| digest_of(store, &digests, object))?;
+    let lenient = rejected.is_some();
+    let persisted = frozen.snapshot.tree.persist(&mut transaction, &|object| digest_of(store, &digests, object, lenient))?;
     record.state = VersionState::Checking;
     record.root = Some(persisted.root);
     let event = EventKind::Sealed {
@@ -129,14 +192,21 @@ pub fn seal(store: &Store, frozen: &Frozen, message: Option<String>, at: Timesta
         writers: record.writers.clone(),
         message: record.message.clone(),
     };
-    transaction.put_version(&record)?;
     transaction.append_event(at, Some(frozen.version), event)?;
-    let mut pointers = transaction.pointers()?;
-    pointers.base = frozen.version;
-    transaction.set_pointers(&pointers)?;
+    if let Some(reason) = rejected {
+        record.state = VersionState::Ghost;
+        record.decided_at = Some(at);
+        record.reason = Some(reason.clone());
+        transaction.append_event(at, Some(frozen.version), EventKind::Rejected { reason })?;
+    } else {
+        let mut pointers = transaction.pointers()?;
+        pointers.base = frozen.version;
+        transaction.set_pointers(&pointers)?;
+    }
+    transaction.put_version(&record)?;
     transaction.commit()?;
     let tree = persisted.committed();
-    store.objects().sealed(&sealed);
+    store.objects().sealed(sealed);
     frozen.finish();
     retire(store, frozen);
     Ok((record, Snapshot::new(tree, Arc::clone(&frozen.snapshot.store))))
@@ -202,10 +272,16 @@ fn count(frozen: &Frozen, sealed: &[(ObjectId, ObjectRecord)]) -> FsResult<Chang
     Ok(counts)
 }
 
-fn digest_of(store: &Store, digests: &HashMap<ObjectId, Digest>, object: ObjectId) -> Result<Digest, TreeError> {
+/// `lenient`: what was lost has a digest, too.
+fn digest_of(store: &Store, digests: &HashMap<ObjectId, Digest>, object: ObjectId, lenient: bool) -> Result<Digest, TreeError> {
     if let Some(digest) = digests.get(&object) {
         return Ok(*digest);
     }
     let gone = || StoreError::Damaged { what: format!("object {object} is in no table") };
-    Ok(store.catalog().object(object)?.ok_or_else(gone)?.digest)
+    let record = store.catalog().object(object)?.ok_or_else(gone)?;
+    if !lenient && is_lost(object, &record) {
+        // It was shared with a file whose version went down for it.
+        return Err(StoreError::Damaged { what: format!("object {object} was lost before it was sealed") }.into());
+    }
+    Ok(record.digest)
 }

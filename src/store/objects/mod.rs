@@ -3,6 +3,7 @@
 
 mod files;
 mod hash;
+mod loss;
 mod removal;
 mod seal;
 #[cfg(test)]
@@ -21,6 +22,7 @@ use nix::fcntl::OFlag;
 use parking_lot::{Mutex, RwLock};
 
 use self::files::{FileKey, Files};
+pub use self::loss::{Loss, is_lost};
 use self::removal::Reliance;
 pub use self::removal::{HostSize, Repack, Sweep};
 pub use self::seal::{PACK_HEADER, SealObject};

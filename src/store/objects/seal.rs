@@ -29,7 +29,9 @@ pub enum SealObject {
 }
 
 impl SealObject {
-    pub(super) fn id(self) -> ObjectId {
+    /// Its number.
+    #[must_use]
+    pub const fn id(self) -> ObjectId {
         match self {
             Self::Held(id) | Self::File(id) => id,
         }

@@ -19,6 +19,14 @@ use crate::tree::{Change, Snapshot, Tree};
 use crate::version::error::{FsError, FsResult};
 use crate::version::seal::Frozen;
 
+/// What is known of an open version that is ready to end.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "its files are settled: end it under the same lock"]
+pub(super) struct Ending {
+    /// Nothing differs from its base but what came and went.
+    unchanged: bool,
+}
+
 /// The lifecycle's side, for the dispatcher.
 impl Staging {
     /// What goes on.
@@ -72,17 +80,21 @@ impl Staging {
         if state.writers > 0 && !force {
             return Err(FsError::Busy);
         }
-        self.freeze_in(&mut state)
+        let ending = self.ending(&mut state)?;
+        Ok(self.end_open(&mut state, ending))
     }
 
-    /// As `freeze`. The caller holds the gate alone.
-    pub(super) fn freeze_in(&self, state: &mut State) -> FsResult<Option<Frozen>> {
+    /// Makes the open version ready to end. After an error it is open as before. The caller holds the gate alone.
+    pub(super) fn ending(&self, state: &mut State) -> FsResult<Ending> {
         self.settle_files(state)?;
         state.publish()?;
-        let unchanged = state.is_unchanged()?;
-        let Some(OpenVersion { version, opened_at, writers, pending, journal, .. }) = state.open.take() else {
-            return Ok(None);
-        };
+        Ok(Ending { unchanged: state.is_unchanged()? })
+    }
+
+    /// Ends the open version, which was made ready for it.
+    pub(super) fn end_open(&self, state: &mut State, ending: Ending) -> Option<Frozen> {
+        let Ending { unchanged } = ending;
+        let OpenVersion { version, opened_at, writers, pending, journal, .. } = state.open.take()?;
         let store = &self.cx.store;
         let parent = state.base;
         let base = Snapshot::new(state.base_tree.clone(), Arc::clone(store));
@@ -105,7 +117,7 @@ impl Staging {
                 Pending::File => SealObject::File(object),
             })
             .collect();
-        Ok(Some(Frozen {
+        Some(Frozen {
             version,
             parent,
             opened_at,
@@ -119,7 +131,7 @@ impl Staging {
             message: None,
             unchanged,
             done: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// Ends all writing into the open version's bytes: what is in cells goes to the store, and host files that the kernel may write

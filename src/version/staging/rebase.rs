@@ -7,7 +7,7 @@ use super::Staging;
 use super::state::State;
 use super::types::{Invalidation, NodeRef};
 use crate::ids::{Ino, VersionId};
-use crate::tree::key::{FileKind, Part, Value};
+use crate::tree::key::{FileKind, Name, Part, Value};
 use crate::tree::{Merge, Snapshot, Tree, merge};
 use crate::version::error::FsResult;
 use crate::version::seal::Frozen;
@@ -51,6 +51,14 @@ enum Fate {
     Gone,
 }
 
+/// A switch to another tree, worked out.
+#[derive(Debug)]
+pub(super) struct Switching {
+    tree: Tree,
+    fates: BTreeMap<Ino, Fate>,
+    names: Vec<(Ino, Name)>,
+}
+
 impl Staging {
     /// Puts staging, which stands on `from`, on `onto` (the state of `base`), with the open version's changes if they do not overlap with
     /// what lies between the two.
@@ -79,8 +87,11 @@ impl Staging {
                 Ok(Rebased { outcome: RebaseOutcome::Clean, invalidate })
             }
             Merge::Conflict { paths } => {
-                let frozen = self.freeze_in(&mut state)?;
-                let invalidate = self.switch(&mut state, onto.tree.clone())?;
+                // All that can fail comes first: a frozen version must not get lost on the way.
+                let ending = self.ending(&mut state)?;
+                let switching = self.switching(&state, onto.tree.clone())?;
+                let frozen = self.end_open(&mut state, ending);
+                let invalidate = self.switch_to(&mut state, switching);
                 state.base = base;
                 state.base_tree = onto.tree.clone();
                 let outcome = match frozen {
@@ -94,6 +105,12 @@ impl Staging {
 
     /// Shows another tree from now on. Handles of files whose bytes differ become stale, and what the kernel knows of them a stranger.
     pub(super) fn switch(&self, state: &mut State, tree: Tree) -> FsResult<Vec<Invalidation>> {
+        let switching = self.switching(state, tree)?;
+        Ok(self.switch_to(state, switching))
+    }
+
+    /// What it takes to show `tree`. Changes nothing.
+    pub(super) fn switching(&self, state: &State, tree: Tree) -> FsResult<Switching> {
         let mut fates: BTreeMap<Ino, Fate> = BTreeMap::new();
         let mut names = Vec::new();
         for change in state.tree.diff(&tree) {
@@ -117,6 +134,20 @@ impl Staging {
             *known = fate.max(*known);
         }
         let snapshot = Snapshot::new(tree, Arc::clone(&self.cx.store));
+        for (ino, _) in fates.iter().filter(|(_, fate)| matches!(fate, Fate::Replaced | Fate::Back)) {
+            // Every name leads to the new generation.
+            if let Some(record) = snapshot.inode(*ino)? {
+                names.push((record.parent, Arc::clone(&record.name)));
+                names.extend(snapshot.further_links(*ino)?);
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(Switching { tree: snapshot.tree, fates, names })
+    }
+
+    pub(super) fn switch_to(&self, state: &mut State, switching: Switching) -> Vec<Invalidation> {
+        let Switching { tree, fates, names } = switching;
         let mut invalidate = Vec::with_capacity(names.len() + fates.len());
         for (ino, fate) in fates {
             let before = state.node(ino);
@@ -129,19 +160,12 @@ impl Staging {
             state.make_stale(self, ino);
             if fate != Fate::Gone {
                 *state.generations.entry(ino).or_insert(0) += 1;
-                // Every name leads to the new generation.
-                if let Some(record) = snapshot.inode(ino)? {
-                    names.push((record.parent, Arc::clone(&record.name)));
-                    names.extend(snapshot.further_links(ino)?);
-                }
             }
         }
-        state.tree = snapshot.tree;
+        state.tree = tree;
         state.dirty.clear();
-        names.sort_unstable();
-        names.dedup();
         invalidate.extend(names.into_iter().map(|(dir, name)| Invalidation::Entry { dir: dir_node(state, dir), name }));
-        Ok(invalidate)
+        invalidate
     }
 }
 
