@@ -7,7 +7,9 @@ use crate::config::{Action, Check};
 /// A check with its globs compiled.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    globs: Option<GlobSet>,
+    /// `None`: every path.
+    paths: Option<GlobSet>,
+    unless: Option<GlobSet>,
 }
 
 /// A glob that does not compile (the configuration refuses those before).
@@ -26,39 +28,45 @@ impl Plan {
             Action::Builtin(name) if own.is_empty() => super::builtin::default_paths(name).to_vec(),
             Action::Builtin(_) | Action::Run(_) => own,
         };
-        if globs.is_empty() {
-            return Ok(Self { globs: None });
-        }
         let failed = |source| PlanError { check: check.name.clone(), source };
-        let mut set = GlobSetBuilder::new();
-        for glob in globs {
-            set.add(GlobBuilder::new(glob).literal_separator(true).build().map_err(failed)?);
-        }
-        set.build().map(|globs| Self { globs: Some(globs) }).map_err(failed)
+        let unless: Vec<&str> = check.unless.iter().map(String::as_str).collect();
+        Ok(Self { paths: compiled(&globs).map_err(failed)?, unless: compiled(&unless).map_err(failed)? })
     }
 
     /// Whether the check looks at `path` (relative to the dataset's root).
     #[must_use]
     pub fn looks_at(&self, path: &[u8]) -> bool {
         use std::os::unix::ffi::OsStrExt as _;
-        self.globs.as_ref().is_none_or(|globs| globs.is_match(std::ffi::OsStr::from_bytes(path)))
+        let path = std::ffi::OsStr::from_bytes(path);
+        self.paths.as_ref().is_none_or(|globs| globs.is_match(path)) && !self.unless.as_ref().is_some_and(|globs| globs.is_match(path))
     }
 
-    /// Whether the check applies to a change of `paths`: without globs always, else if one of them matches.
+    /// Whether the check applies to a change of `paths`: without globs always, else if it looks at one of them.
     pub fn applies<'a>(&self, paths: impl IntoIterator<Item = &'a [u8]>) -> bool {
-        self.globs.is_none() || paths.into_iter().any(|path| self.looks_at(path))
+        (self.paths.is_none() && self.unless.is_none()) || paths.into_iter().any(|path| self.looks_at(path))
     }
+}
+
+/// `None` of no globs.
+fn compiled(globs: &[&str]) -> Result<Option<GlobSet>, globset::Error> {
+    if globs.is_empty() {
+        return Ok(None);
+    }
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(GlobBuilder::new(glob).literal_separator(true).build()?);
+    }
+    set.build().map(Some)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
-    use crate::config::Severity;
 
     fn plan(action: Action, paths: &[&str]) -> Plan {
         let paths = paths.iter().map(|glob| (*glob).to_owned()).collect();
-        Plan::new(&Check { name: "a".to_owned(), action, paths, severity: Severity::Error, user: None }).unwrap()
+        Plan::new(&Check { paths, ..Check::new("a", action) }).unwrap()
     }
 
     fn command(paths: &[&str]) -> Plan {
@@ -89,6 +97,15 @@ mod tests {
         assert!(command(&["*.a", "*.b"]).applies([b"x".as_slice(), b"x.b"]));
         assert!(command(&["*"]).applies([b"\xff\xfe".as_slice()]));
         assert!(!command(&["*"]).applies([]));
+    }
+
+    #[test]
+    fn what_is_excluded_is_not_looked_at() {
+        let unless = vec!["tmp/**".to_owned(), "*.bak".to_owned()];
+        let all = Plan::new(&Check { unless: unless.clone(), ..Check::new("a", Action::Run(vec!["true".to_owned()])) }).unwrap();
+        assert!(all.applies([b"tmp/a".as_slice(), b"a"]) && !all.applies([b"tmp/a".as_slice(), b"a.bak"]) && !all.applies([]));
+        let csv = Plan::new(&Check { unless, ..Check::new("a", Action::Builtin("csv".to_owned())) }).unwrap();
+        assert!(csv.looks_at(b"a.csv") && !csv.looks_at(b"tmp/a.csv") && !csv.looks_at(b"a.txt"));
     }
 
     #[test]

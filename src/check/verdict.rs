@@ -175,7 +175,7 @@ impl Run {
                 let wait = doubled(limits.backoff.max(Duration::from_millis(100)), item.unstarted - 1).min(LONGEST_WAIT);
                 item.state = State::Waiting(now + wait, why.clone());
             }
-            Outcome::Failed { .. } | Outcome::Killed { .. } | Outcome::TimedOut => {
+            Outcome::Failed { .. } | Outcome::Found { .. } | Outcome::Killed { .. } | Outcome::TimedOut | Outcome::OverLimit { .. } => {
                 item.failed += 1;
                 let spent = item.failed > limits.retries;
                 let rejects = item.check.severity == Severity::Error;
@@ -210,6 +210,8 @@ impl Run {
             Outcome::Failed { code: Some(code) } => format!("exit code {code}"),
             Outcome::Killed { signal } => format!("killed by signal {signal}"),
             Outcome::TimedOut => "timed out".to_owned(),
+            Outcome::Found { summary } => summary.clone(),
+            Outcome::OverLimit { what } => what.clone(),
             _ => "failed".to_owned(),
         };
         let count = if attempts == 1 { "1 failed attempt".to_owned() } else { format!("{attempts} failed attempts") };

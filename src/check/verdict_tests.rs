@@ -14,7 +14,7 @@ const BACKOFF: Duration = Duration::from_millis(250);
 
 fn check(name: &str, severity: Severity) -> (Arc<Check>, u32) {
     let action = Action::Run(vec!["true".to_owned()]);
-    (Arc::new(Check { name: name.to_owned(), action, paths: Vec::new(), severity, user: None }), 1)
+    (Arc::new(Check { severity, ..Check::new(name, action) }), 1)
 }
 
 fn run(names: &[&str], threshold: u32, retries: u32) -> (Run, Instant) {

@@ -46,6 +46,9 @@ fn print(doc: &ShowDoc, out: &mut Out) -> Result {
         out.line("")?;
         let rows: Vec<Vec<Cell>> = doc.attempts.iter().map(attempt).collect();
         out.raw(table(&["CHECK", "ATTEMPT", "OUTCOME", "TOOK", "METRICS", "OUTPUT"], &rows, paint).as_bytes())?;
+        for (check, summary) in findings(&doc.attempts) {
+            out.line(format_args!("{}: {}", text::printable(check), text::printable(summary)))?;
+        }
     }
     if !doc.changes.is_empty() {
         out.line("")?;
@@ -81,17 +84,32 @@ fn facts(version: &VersionDoc) -> Vec<(&'static str, String)> {
     facts
 }
 
+/// What the checks found, once where all attempts of one found the same.
+fn findings(attempts: &[AttemptDoc]) -> Vec<(&str, &str)> {
+    let mut findings = Vec::new();
+    for AttemptDoc { attempt, .. } in attempts {
+        if let Outcome::Found { summary } = &attempt.outcome
+            && !findings.contains(&(attempt.check.as_str(), summary.as_str()))
+        {
+            findings.push((&attempt.check, summary));
+        }
+    }
+    findings
+}
+
 fn attempt(doc: &AttemptDoc) -> Vec<Cell> {
     let attempt = &doc.attempt;
     let colour = match &attempt.outcome {
         Outcome::Passed => Colour::Green,
         Outcome::Cancelled | Outcome::Skipped => Colour::Dim,
-        Outcome::Failed { .. } | Outcome::Killed { .. } | Outcome::TimedOut | Outcome::CouldNotStart { .. } if attempt.rejects => {
-            Colour::Red
-        }
-        Outcome::Failed { .. } | Outcome::Killed { .. } | Outcome::TimedOut | Outcome::CouldNotStart { .. } => Colour::Yellow,
+        _ if attempt.rejects => Colour::Red,
+        _ => Colour::Yellow,
     };
-    let ending = text::printable(&text::ending(&attempt.outcome));
+    let ending = match &attempt.outcome {
+        // What it found is a line of its own below the table.
+        Outcome::Found { .. } => text::ending(&Outcome::Failed { code: None }),
+        outcome => text::printable(&text::ending(outcome)),
+    };
     let ending = if attempt.rejects { ending } else { format!("{ending} (warns only)") };
     let metrics: Vec<_> = attempt.metrics.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let took = text::milliseconds(u64::try_from(attempt.took.as_millis()).unwrap_or(u64::MAX));

@@ -26,6 +26,7 @@ timeout = "5m"            # the time one attempt has
 # name = "rows"
 # run = ["python3", "/etc/shadowfs/rows.py"]   # or: builtin = "csv"
 # paths = ["**/*.csv"]    # runs only if the change touches one of these; default: always
+# unless = ["tmp/**"]     # but never looks at these
 # severity = "error"      # "warn" is recorded and never rejects
 # user = "nobody"         # the command runs as this user; default: as the daemon
 
@@ -76,6 +77,9 @@ fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
         }
         if !check.paths.is_empty() {
             writeln!(out, "paths = {}", list(&check.paths))?;
+        }
+        if !check.unless.is_empty() {
+            writeln!(out, "unless = {}", list(&check.unless))?;
         }
         if check.severity != Severity::Error {
             writeln!(out, "severity = {}", quoted(check.severity.as_str()))?;

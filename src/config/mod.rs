@@ -128,12 +128,22 @@ pub struct Check {
     pub name: String,
     /// What it runs.
     pub action: Action,
-    /// Globs of paths; it runs only if the change touches one of them. Empty: always.
+    /// Globs of paths; it runs only if the change touches one of them. Empty: all paths.
     pub paths: Vec<String>,
+    /// Globs of paths that it does not look at, whatever `paths` says.
+    pub unless: Vec<String>,
     /// What its failure does.
     pub severity: Severity,
     /// As whom its command runs; `None`: as the daemon.
     pub user: Option<User>,
+}
+
+impl Check {
+    /// A check with nothing configured but what it runs.
+    #[must_use]
+    pub fn new(name: &str, action: Action) -> Self {
+        Self { name: name.to_owned(), action, paths: Vec::new(), unless: Vec::new(), severity: Severity::Error, user: None }
+    }
 }
 
 /// Who promotes.

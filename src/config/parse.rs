@@ -118,23 +118,28 @@ fn read_check_list(source: Source<'_>, table: &DeTable<'_>) -> Result<Vec<Check>
 }
 
 fn read_check(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Check, ConfigError> {
-    let known = ["name", "run", "builtin", "paths", "severity", "user"];
+    let known = ["name", "run", "builtin", "paths", "unless", "severity", "user"];
     let section = Section::new(source, "[[check]]", table, span, &known)?;
     let name = read_name(&section)?;
-    let paths = section.texts("paths")?.unwrap_or_default();
-    for glob in &paths {
-        if let Err(error) = globset::GlobBuilder::new(glob).literal_separator(true).build() {
-            return Err(section.refuse_at("paths", format!("\"{glob}\" in \"paths\" is not a glob: {}", error.kind())));
-        }
-    }
     let severities = [Severity::Error, Severity::Warn].map(|severity| (severity.as_str(), severity));
     Ok(Check {
         action: read_action(&section, &name)?,
-        paths,
+        paths: read_globs(&section, "paths")?,
+        unless: read_globs(&section, "unless")?,
         severity: section.word("severity", &severities)?.unwrap_or(Severity::Error),
         user: read_user(&section)?,
         name,
     })
+}
+
+fn read_globs(section: &Section<'_>, key: &str) -> Result<Vec<String>, ConfigError> {
+    let globs = section.texts(key)?.unwrap_or_default();
+    for glob in &globs {
+        if let Err(error) = globset::GlobBuilder::new(glob).literal_separator(true).build() {
+            return Err(section.refuse_at(key, format!("\"{glob}\" in \"{key}\" is not a glob: {}", error.kind())));
+        }
+    }
+    Ok(globs)
 }
 
 fn read_name(section: &Section<'_>) -> Result<String, ConfigError> {

@@ -196,6 +196,7 @@ proptest! {
             name,
             action: if manual { Action::Run(vec![word.clone(), "\"'\\\n".to_owned()]) } else { Action::Builtin("json".to_owned()) },
             paths: vec!["**/*.csv".to_owned()],
+            unless: if manual { Vec::new() } else { vec!["tmp/**".to_owned()] },
             severity: if manual { Severity::Warn } else { Severity::Error },
             user: manual.then(|| User { name: "root".to_owned(), uid: 0, gid: 0 }),
         }).collect();

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::ids::VersionId;
 use crate::store::Store;
 use crate::sys;
-use crate::tree::{self, Snapshot};
+use crate::tree::{self, PathChange, Snapshot};
 use crate::version::seal::{self, Frozen};
 
 /// The first wait before a failed seal is tried again. It doubles up to the longest.
@@ -32,9 +32,18 @@ pub(super) enum Errand {
     /// Seal a frozen version.
     Seal { frozen: Box<Frozen>, message: Option<String> },
     /// Find what a version changed.
-    Plan { version: VersionId, parent: Snapshot, snapshot: Snapshot, file: Option<PathBuf> },
+    Plan { version: VersionId, sides: Box<Sides>, file: Option<PathBuf> },
     /// Put a version's directory in the place of production's kernel mount.
     Bind { source: PathBuf, target: PathBuf, attached: bool },
+}
+
+/// What a version's changes are found from.
+#[derive(Debug)]
+pub(super) struct Sides {
+    pub(super) version: Snapshot,
+    pub(super) parent: Snapshot,
+    /// The last valid version, if that is not the parent.
+    pub(super) base: Option<Snapshot>,
 }
 
 /// The thread.
@@ -87,8 +96,8 @@ impl Runner {
     fn run(&self, errand: Errand) {
         match errand {
             Errand::Seal { frozen, message } => self.seal(&frozen, message),
-            Errand::Plan { version, parent, snapshot, file } => {
-                let changes = plan(&parent, &snapshot, file).map(Arc::new).map_err(|error| error.to_string());
+            Errand::Plan { version, sides, file } => {
+                let changes = plan(&sides, file).map(Arc::new).map_err(|error| error.to_string());
                 self.report(Report::Planned { version, changes });
             }
             Errand::Bind { source, target, attached } => {
@@ -121,19 +130,23 @@ impl Runner {
     }
 }
 
-fn plan(parent: &Snapshot, snapshot: &Snapshot, file: Option<PathBuf>) -> Result<Changes, Box<dyn std::error::Error>> {
-    let list = tree::changes(parent, snapshot)?.into();
+fn plan(sides: &Sides, file: Option<PathBuf>) -> Result<Changes, Box<dyn std::error::Error>> {
+    let list = tree::changes(&sides.parent, &sides.version)?.into();
     let changes = Changes { list, file };
     if let Some(file) = &changes.file {
-        write_paths(file, &changes).map_err(|error| format!("{}: {error}", file.display()))?;
+        let told = match &sides.base {
+            Some(base) => &tree::changes(base, &sides.version)?,
+            None => changes.list.as_ref(),
+        };
+        write_paths(file, told).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     Ok(changes)
 }
 
 /// One path a line; a name with a newline in it is quoted as C does, so that a line is always one path.
-fn write_paths(file: &Path, changes: &Changes) -> io::Result<()> {
+fn write_paths(file: &Path, changes: &[PathChange]) -> io::Result<()> {
     let mut out = BufWriter::new(OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(file)?);
-    for change in changes.list.iter() {
+    for change in changes {
         if change.path.contains(&b'\n') {
             write!(out, "\"{}\"", change.path.escape_ascii())?;
         } else {

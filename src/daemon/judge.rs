@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::Sender;
 
 use super::dispatcher::{Dispatcher, Key, StepError};
-use super::errands::Errand;
+use super::errands::{Errand, Sides};
 use super::message::Changes;
 use super::requests::{failed, refused};
 use super::todo::Todo;
@@ -38,6 +38,10 @@ pub(super) struct VersionRun {
     /// `None` until what the version changed is known.
     run: Option<Run>,
     changes: Arc<Changes>,
+    /// What it stands on: its own changes are those against this one.
+    ground: VersionId,
+    /// The last valid version below it when the run began: what its commands compare it with, in every attempt.
+    base: VersionId,
     /// The configuration in force when the version was sealed.
     config: Arc<Config>,
     /// Whether it decides on the version; a run by hand only tells.
@@ -50,9 +54,9 @@ pub(super) struct VersionRun {
 }
 
 impl VersionRun {
-    fn new(config: Arc<Config>, decides: bool) -> Self {
+    fn new(version: VersionId, config: Arc<Config>, decides: bool) -> Self {
         let changes = Arc::default();
-        Self { run: None, changes, config, decides, only: None, replies: Vec::new(), plan_at: None }
+        Self { run: None, changes, ground: version, base: version, config, decides, only: None, replies: Vec::new(), plan_at: None }
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
@@ -81,21 +85,26 @@ impl Dispatcher {
             self.todo.push_back(Todo::Pass(version));
             return;
         }
-        self.runs.insert(version, VersionRun::new(Arc::clone(&self.config), true));
+        self.runs.insert(version, VersionRun::new(version, Arc::clone(&self.config), true));
         self.plan(version);
     }
 
     fn plan(&mut self, version: VersionId) {
-        let Some(run) = self.runs.get(&version) else { return };
-        let record = self.history.get(version);
-        let parent = record.and_then(|record| record.parent).and_then(|parent| self.history.get(parent)).or(record);
-        let snapshots = record.and_then(|record| self.shared.snapshot(record)).zip(parent.and_then(|parent| self.shared.snapshot(parent)));
-        let Some((snapshot, parent)) = snapshots else {
-            return self.planned(version, Err("its content or its parent's is gone".to_owned()));
+        let Some(record) = self.history.get(version).filter(|_| self.runs.contains_key(&version)) else { return };
+        // t0, and what has lost its ground to retention, are compared with themselves: nothing has changed.
+        let base = self.history.compared_with(version).unwrap_or(record);
+        let parent = record.parent.and_then(|parent| self.history.get(parent)).filter(|parent| parent.root.is_some()).unwrap_or(base);
+        let content = |record| self.shared.snapshot(record);
+        let (Some(snapshot), Some(below), Some(valid)) = (content(record), content(parent), content(base)) else {
+            return self.planned(version, Err("its content is gone".to_owned()));
         };
+        let sides = Box::new(Sides { version: snapshot, parent: below, base: (base.version != parent.version).then_some(valid) });
+        let (ground, base) = (parent.version, base.version);
+        let Some(run) = self.runs.get_mut(&version) else { return };
+        (run.ground, run.base) = (ground, base);
         let commands = run.checks().any(|check| matches!(check.action, Action::Run(_)));
         let file = commands.then(|| self.run_dir.join(format!("{version}.changes")));
-        self.errands.send(Errand::Plan { version, parent, snapshot, file });
+        self.errands.send(Errand::Plan { version, sides, file });
     }
 
     /// What a version changed is known: its checks are due.
@@ -226,16 +235,16 @@ impl Dispatcher {
             Action::Run(command) => Ok(Work::Command(CommandJob {
                 command: command.clone(),
                 directory: self.tree_of(version),
-                environment: self.environment(version, run.changes.file.clone()),
+                environment: self.environment(version, run.base, run.changes.file.clone()),
                 user: start.check.user.clone(),
                 log,
                 timeout,
             })),
             Action::Builtin(name) => {
                 let record = self.history.get(version).ok_or("its record is gone")?;
-                let parent = record.parent.and_then(|parent| self.history.get(parent)).unwrap_or(record);
+                let ground = self.history.get(run.ground).unwrap_or(record);
                 let content = |record| self.shared.snapshot(record).ok_or("its content or its parent's is gone");
-                let (content, base) = (content(record)?, content(parent)?);
+                let (content, base) = (content(record)?, content(ground)?);
                 let plan = Plan::new(&start.check).map_err(|error| error.to_string())?;
                 let changes = Arc::clone(&run.changes.list);
                 Ok(Work::Builtin(BuiltinJob { name: name.clone(), version: content, base, changes, plan, log, timeout }))
@@ -249,11 +258,12 @@ impl Dispatcher {
         self.shared.mount.join(if ghost { "ghosts" } else { "versions" }).join(version.to_string())
     }
 
-    pub(super) fn environment(&self, version: VersionId, changes: Option<PathBuf>) -> Vec<(String, OsString)> {
+    /// What a command is told: the version, and the last valid one with the paths that differ between the two.
+    pub(super) fn environment(&self, version: VersionId, base: VersionId, changes: Option<PathBuf>) -> Vec<(String, OsString)> {
         let mut environment: Vec<(String, OsString)> = vec![
             ("SHADOWFS_VERSION".to_owned(), version.to_string().into()),
             ("SHADOWFS_TREE".to_owned(), self.tree_of(version).into()),
-            ("SHADOWFS_BASE_TREE".to_owned(), self.tree_of(self.history.valid()).into()),
+            ("SHADOWFS_BASE_TREE".to_owned(), self.tree_of(base).into()),
         ];
         environment.extend(changes.map(|file| ("SHADOWFS_CHANGES".to_owned(), file.into())));
         environment
@@ -365,7 +375,7 @@ impl Dispatcher {
             run.replies.push(reply);
             return self.renew(version);
         }
-        let mut run = VersionRun::new(Arc::clone(&self.config), decides && only.is_none());
+        let mut run = VersionRun::new(version, Arc::clone(&self.config), decides && only.is_none());
         run.only = only;
         run.replies.push(reply);
         self.runs.insert(version, run);

@@ -51,9 +51,9 @@ pub(super) enum Report {
 /// What a version changed, with the file that tells checks of it.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// The changed paths, sorted.
+    /// The paths that it changed itself, against its parent, sorted: they decide which checks it has.
     pub(super) list: Arc<[PathChange]>,
-    /// `SHADOWFS_CHANGES`, if some check is a command. Removed with the last user of this.
+    /// `SHADOWFS_CHANGES`, the paths that differ from the last valid version (`SHADOWFS_BASE_TREE`), if some check is a command. Removed with the last user of this.
     pub(super) file: Option<PathBuf>,
 }
 

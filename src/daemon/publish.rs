@@ -74,7 +74,7 @@ impl Dispatcher {
         let job = CommandJob {
             command,
             directory: self.tree_of(version),
-            environment: self.environment(version, None),
+            environment: self.environment(version, self.history.production(), None),
             user: None,
             log,
             timeout: self.config.checks.timeout,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::json::{OutcomeJson, ReasonJson};
+use super::json::ReasonJson;
 use crate::ids::{Digest, EventSeq, VersionId};
 use crate::store::event::{Event, EventKind};
 use crate::store::record::{ChangeCounts, Outcome, Reason, Writer};
@@ -70,7 +70,7 @@ enum KindJson {
     Checked {
         check: String,
         attempt: u32,
-        #[serde(flatten, with = "OutcomeJson")]
+        #[serde(flatten, with = "super::json::outcome")]
         outcome: Outcome,
         took_ms: u64,
     },

@@ -60,10 +60,8 @@ fn row(story: &Story<'_>) -> String {
 /// How each check ended at last, and after how many attempts.
 fn checks(story: &Story<'_>) -> String {
     let line = |(name, last): (&str, super::story::Attempt<'_>)| {
-        let class = match last.outcome {
-            Outcome::Passed | Outcome::Skipped | Outcome::Cancelled => "",
-            Outcome::Failed { .. } | Outcome::Killed { .. } | Outcome::TimedOut | Outcome::CouldNotStart { .. } => " class=\"bad\"",
-        };
+        let bad = last.outcome.is_failure() || matches!(last.outcome, Outcome::CouldNotStart { .. });
+        let class = if bad { " class=\"bad\"" } else { "" };
         let attempts = story.attempts.iter().filter(|attempt| attempt.check == name).count();
         let attempts = if attempts > 1 { format!(", {attempts} attempts") } else { String::new() };
         format!("<span{class}>{}: {}{attempts}</span>", escaped(name), escaped(&text::ending(last.outcome)))

@@ -9,17 +9,53 @@ use super::doc::AttemptDoc;
 use crate::ids::VersionId;
 use crate::store::record::{Outcome, Reason};
 
-/// An outcome, flat: `"outcome": "failed", "code": 1`.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "Outcome", tag = "outcome", rename_all = "snake_case")]
-pub(super) enum OutcomeJson {
-    Passed,
-    Failed { code: Option<i32> },
-    Killed { signal: i32 },
-    TimedOut,
-    CouldNotStart { why: String },
-    Cancelled,
-    Skipped,
+/// An outcome, flat: `"outcome": "failed", "code": 1, "summary": null`. A failure is one word here, whoever says it.
+pub(super) mod outcome {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Outcome;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(tag = "outcome", rename_all = "snake_case")]
+    enum OutcomeJson {
+        Passed,
+        Failed { code: Option<i32>, summary: Option<String> },
+        Killed { signal: i32 },
+        TimedOut,
+        CouldNotStart { why: String },
+        Cancelled,
+        Skipped,
+        OverLimit { what: String },
+    }
+
+    pub(in crate::lineage) fn serialize<S: Serializer>(outcome: &Outcome, serializer: S) -> Result<S::Ok, S::Error> {
+        let json = match outcome.clone() {
+            Outcome::Passed => OutcomeJson::Passed,
+            Outcome::Failed { code } => OutcomeJson::Failed { code, summary: None },
+            Outcome::Found { summary } => OutcomeJson::Failed { code: None, summary: Some(summary) },
+            Outcome::Killed { signal } => OutcomeJson::Killed { signal },
+            Outcome::TimedOut => OutcomeJson::TimedOut,
+            Outcome::CouldNotStart { why } => OutcomeJson::CouldNotStart { why },
+            Outcome::Cancelled => OutcomeJson::Cancelled,
+            Outcome::Skipped => OutcomeJson::Skipped,
+            Outcome::OverLimit { what } => OutcomeJson::OverLimit { what },
+        };
+        json.serialize(serializer)
+    }
+
+    pub(in crate::lineage) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Outcome, D::Error> {
+        Ok(match OutcomeJson::deserialize(deserializer)? {
+            OutcomeJson::Passed => Outcome::Passed,
+            OutcomeJson::Failed { summary: Some(summary), .. } => Outcome::Found { summary },
+            OutcomeJson::Failed { code, summary: None } => Outcome::Failed { code },
+            OutcomeJson::Killed { signal } => Outcome::Killed { signal },
+            OutcomeJson::TimedOut => Outcome::TimedOut,
+            OutcomeJson::CouldNotStart { why } => Outcome::CouldNotStart { why },
+            OutcomeJson::Cancelled => Outcome::Cancelled,
+            OutcomeJson::Skipped => Outcome::Skipped,
+            OutcomeJson::OverLimit { what } => Outcome::OverLimit { what },
+        })
+    }
 }
 
 /// A reason: `{"kind": "conflict", "with": "t3", "paths": [...]}`.
@@ -44,7 +80,7 @@ pub(super) struct AttemptJson<'a> {
     started_at: String,
     ended_at: String,
     took_ms: u64,
-    #[serde(flatten, with = "OutcomeJson")]
+    #[serde(flatten, with = "outcome")]
     outcome: &'a Outcome,
     rejects: bool,
     metrics: BTreeMap<&'a str, f64>,

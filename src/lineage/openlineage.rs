@@ -74,8 +74,8 @@ fn dataset(store: &str, version: VersionId, story: Option<&Story<'_>>) -> Value 
 fn assertion(attempt: Attempt<'_>) -> Option<Value> {
     let success = match attempt.outcome {
         Outcome::Passed => true,
-        Outcome::Failed { .. } | Outcome::Killed { .. } | Outcome::TimedOut => false,
-        Outcome::CouldNotStart { .. } | Outcome::Cancelled | Outcome::Skipped => return None,
+        failure if failure.is_failure() => false,
+        _ => return None,
     };
     Some(json!({"assertion": attempt.check, "success": success}))
 }

@@ -110,6 +110,27 @@ fn an_outcome_is_flat_beside_its_check() {
 }
 
 #[test]
+fn every_outcome_is_read_back_from_its_line() {
+    let text = |text: &str| text.to_owned();
+    for outcome in [
+        Outcome::Passed,
+        Outcome::Failed { code: Some(1) },
+        Outcome::Failed { code: None },
+        Outcome::Found { summary: text("a.csv:2: no") },
+        Outcome::Killed { signal: 9 },
+        Outcome::TimedOut,
+        Outcome::OverLimit { what: text("65 processes") },
+        Outcome::CouldNotStart { why: text("no python") },
+        Outcome::Cancelled,
+        Outcome::Skipped,
+    ] {
+        let event = event(Some(1), EventKind::Checked { check: text("rows"), attempt: 1, outcome, took_ms: 5 });
+        let read: EventLine = serde_json::from_str(&json_line(&event)).unwrap();
+        assert_eq!(read.what, event.what);
+    }
+}
+
+#[test]
 fn every_event_is_in_the_table_of_json_md() {
     let table = include_str!("../../docs/json.md").split("## `lineage`").nth(1).unwrap();
     for (what, _) in every_kind() {
@@ -117,7 +138,7 @@ fn every_event_is_in_the_table_of_json_md() {
         let name = line["event"].as_str().unwrap();
         let row = table.lines().find(|row| row.starts_with("| `") && row.split('|').nth(1).unwrap().contains(&format!("`{name}`")));
         let row = row.unwrap_or_else(|| panic!("no row for {name}"));
-        let own = ["seq", "at", "version", "event", "previous", "digest", "outcome", "code"];
+        let own = ["seq", "at", "version", "event", "previous", "digest", "outcome", "code", "summary"];
         for field in line.as_object().unwrap().keys().filter(|field| !own.contains(&field.as_str())) {
             assert!(row.contains(&format!("`{field}`")), "{name} has {field}");
         }
@@ -201,7 +222,7 @@ fn a_check_has_its_own_attempts_in_order() {
     let shown: Value = serde_json::from_slice(&files::check_json(VersionId(7), "rows", &attempts)).unwrap();
     let first = json!({
         "version": "t7", "check": "rows", "attempt": 1, "started_at": "2026-01-01T00:00:00.250000Z",
-        "ended_at": "2026-01-01T00:00:01.500000Z", "took_ms": 1250, "outcome": "failed", "code": null,
+        "ended_at": "2026-01-01T00:00:01.500000Z", "took_ms": 1250, "outcome": "failed", "code": null, "summary": null,
         "rejects": true, "metrics": {"rows": 1.5}, "log": "lineage/t7/checks/rows.1.log",
     });
     assert_eq!(shown["attempts"][0], first);

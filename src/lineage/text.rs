@@ -95,6 +95,8 @@ pub fn ending(outcome: &Outcome) -> String {
         Outcome::Passed => "passed".to_owned(),
         Outcome::Failed { code: Some(code) } => format!("failed (exit {code})"),
         Outcome::Failed { code: None } => "failed".to_owned(),
+        Outcome::Found { summary } => format!("failed: {summary}"),
+        Outcome::OverLimit { what } => format!("over its limit: {what}"),
         Outcome::Killed { signal } => format!("killed by signal {signal}"),
         Outcome::TimedOut => "timed out".to_owned(),
         Outcome::CouldNotStart { why } => format!("could not start: {why}"),

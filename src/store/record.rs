@@ -204,7 +204,7 @@ pub enum Outcome {
     Passed,
     /// The check says that it is not.
     Failed {
-        /// Its exit code; `None` for a built-in check.
+        /// Its exit code, if it is known.
         code: Option<i32>,
     },
     /// It ended by a signal.
@@ -223,6 +223,27 @@ pub enum Outcome {
     Cancelled,
     /// Nothing that it looks at has changed.
     Skipped,
+    /// It, or a `[[metric]]` rule on a number that it reported, says that the data is not good, and what is wrong.
+    Found {
+        /// What is wrong and where, in one line.
+        summary: String,
+    },
+    /// It used more than its limits allow and its group was killed.
+    OverLimit {
+        /// Which limit, in one line.
+        what: String,
+    },
+}
+
+impl Outcome {
+    /// Whether it counts against the version.
+    #[must_use]
+    pub const fn is_failure(&self) -> bool {
+        match self {
+            Self::Failed { .. } | Self::Found { .. } | Self::Killed { .. } | Self::TimedOut | Self::OverLimit { .. } => true,
+            Self::Passed | Self::CouldNotStart { .. } | Self::Cancelled | Self::Skipped => false,
+        }
+    }
 }
 
 /// One attempt of a check on a version.

@@ -217,6 +217,14 @@ impl History {
         self.records.values().filter(|record| record.state == VersionState::Checking)
     }
 
+    /// What the checks of `version` compare it with: its nearest ancestor that is valid and still has its content.
+    #[must_use]
+    pub fn compared_with(&self, version: VersionId) -> Option<&VersionRecord> {
+        self.ancestry(version).skip(1).find(|record| {
+            record.root.is_some() && matches!(record.state, VersionState::Valid | VersionState::Promoted | VersionState::Superseded)
+        })
+    }
+
     /// Versions that promotion may take: valid, not held, above production on the line; oldest first.
     #[must_use]
     pub fn flagged(&self) -> Vec<VersionId> {

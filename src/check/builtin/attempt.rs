@@ -20,7 +20,7 @@ pub struct BuiltinJob {
     pub name: String,
     /// The version to check.
     pub version: Snapshot,
-    /// The last valid version.
+    /// What it stands on.
     pub base: Snapshot,
     /// How they differ; the checks of a version share it.
     pub changes: Arc<[PathChange]>,
@@ -74,7 +74,7 @@ pub(in crate::check) fn attempt(job: &BuiltinJob, cancel: &Cancel, clock: &dyn C
     }
     let outcome = match verdict {
         Verdict::Passed => Outcome::Passed,
-        Verdict::Failed { .. } => Outcome::Failed { code: None },
+        Verdict::Failed { summary } => Outcome::Found { summary },
         Verdict::CouldNotStart { why } => Outcome::CouldNotStart { why },
         Verdict::Cancelled if cancel.is_cancelled() => Outcome::Cancelled,
         Verdict::Cancelled => Outcome::TimedOut,

@@ -40,7 +40,7 @@ pub const NAMES: &[&str] = crate::config::BUILTINS;
 pub struct Context<'a> {
     /// The version to check.
     pub version: &'a Snapshot,
-    /// The last valid version.
+    /// What it stands on.
     pub base: &'a Snapshot,
     /// How the version differs from the base, where the check looks.
     pub changes: &'a [PathChange],

@@ -304,13 +304,8 @@ fn a_store_that_can_not_read_is_not_the_datas_fault() {
 fn an_attempt_filters_logs_and_keeps_to_its_time() {
     let (base, world) = (World::new(), World::new().file("in/a", "x,y\n1\n").file("out/b", "x,y\n1\n"));
     let dir = tempfile::tempdir().unwrap();
-    let check = crate::config::Check {
-        name: "rows".to_owned(),
-        action: crate::config::Action::Builtin("csv".to_owned()),
-        paths: vec!["in/*".to_owned()],
-        severity: crate::config::Severity::Error,
-        user: None,
-    };
+    let check = crate::config::Check::new("rows", crate::config::Action::Builtin("csv".to_owned()));
+    let check = crate::config::Check { paths: vec!["in/*".to_owned()], ..check };
     let job = |timeout| BuiltinJob {
         name: "csv".to_owned(),
         version: world.state.clone(),
@@ -322,7 +317,7 @@ fn an_attempt_filters_logs_and_keeps_to_its_time() {
     };
     let (handle, cancel) = crate::check::Cancel::new();
     let (outcome, metrics) = attempt(&job(600), &cancel, &SystemClock);
-    assert_eq!(outcome, crate::store::record::Outcome::Failed { code: None });
+    assert_eq!(outcome, crate::store::record::Outcome::Found { summary: "in/a:2:1: the row has 1 field, the header 2".to_owned() });
     assert_eq!(metrics.iter().find(|(name, _)| name == "files"), Some(&("files".to_owned(), 1.0)));
     let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
     assert_eq!(log.lines().next(), Some("in/a:2:1: the row has 1 field, the header 2"));
