@@ -7,8 +7,6 @@ mod check_tree;
 mod model;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use model::{Dump, Entry, Fallocate, Focus, Kind, Model, Name, Op, Outcome, Path, Rename, SLOTS, compare};
@@ -16,7 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use shadowfs::clock::{Clock, SystemClock, Timestamp};
 use shadowfs::ids::{Ino, VersionId};
-use shadowfs::store::Store;
+use shadowfs::store::{HostFile, Store};
 use shadowfs::tree::key::{Content, FileKind, InodeRecord};
 use shadowfs::tree::{Nodes, Snapshot, Tree};
 use shadowfs::version::staging::{
@@ -51,7 +49,7 @@ struct Real {
     model: Model,
     handles: [Option<Handle>; SLOTS],
     /// Host files that a kernel would use itself.
-    through: [Option<Arc<File>>; SLOTS],
+    through: [Option<Arc<HostFile>>; SLOTS],
     appends: [bool; SLOTS],
     passthrough: bool,
     /// The base and its ancestors, oldest first, as the model knows them.

@@ -1,12 +1,9 @@
 //! What `begin` asked for: between it and `commit` nothing seals, not even after a crash.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use crate::ids::VersionId;
+use crate::store::{Store, StoreError};
 
 const FILE: &str = "hold";
 
@@ -25,50 +22,52 @@ pub(super) struct Hold {
 
 impl Hold {
     /// The hold that a store is under.
-    pub(super) fn load(store: &Path) -> Option<Self> {
-        let text = fs::read(store.join(FILE)).ok()?;
-        // A damaged one still holds: sealing what was to be held could publish half of a job.
-        Some(serde_json::from_slice(&text).unwrap_or_default())
+    pub(super) fn load(store: &Store) -> Option<Self> {
+        // One that is damaged or can't be read still holds: sealing what was to be held could publish half of a job.
+        match store.note(FILE) {
+            Ok(text) => text.map(|text| serde_json::from_slice(&text).unwrap_or_default()),
+            Err(error) => {
+                tracing::error!("what was begun stays held: {error}");
+                Some(Self::default())
+            }
+        }
     }
 
     /// Makes it durable.
-    pub(super) fn save(&self, store: &Path) -> io::Result<()> {
-        let new = store.join("hold.new");
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        fs::rename(&new, store.join(FILE))?;
-        File::open(store)?.sync_all()
+    pub(super) fn save(&self, store: &Store) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(self).map_err(|error| StoreError::Io { what: format!("write {FILE}"), source: error.into() })?;
+        store.put_note(FILE, &text)
     }
 
     /// Lets go.
-    pub(super) fn release(store: &Path) -> io::Result<()> {
-        match fs::remove_file(store.join(FILE)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => File::open(store)?.sync_all(),
-        }
+    pub(super) fn release(store: &Store) -> Result<(), StoreError> {
+        store.remove_note(FILE)
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::fs;
+
     use super::*;
+    use crate::clock::SystemClock;
 
     #[test]
     fn it_survives_and_a_damaged_one_still_holds() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Hold::load(dir.path()), None);
+        let path = dir.path().join("store");
+        let store = Store::init(&path, &SystemClock).unwrap();
+        assert_eq!(Hold::load(&store), None);
         let hold = Hold { message: Some("import".to_owned()), committing: Some(VersionId(7)), lost: None };
-        hold.save(dir.path()).unwrap();
-        assert_eq!(Hold::load(dir.path()), Some(hold));
-        fs::write(dir.path().join(FILE), "{\"message\":\"import\"}").unwrap();
-        assert_eq!(Hold::load(dir.path()).and_then(|hold| hold.message).as_deref(), Some("import"));
-        fs::write(dir.path().join(FILE), "{").unwrap();
-        assert_eq!(Hold::load(dir.path()), Some(Hold::default()));
-        Hold::release(dir.path()).unwrap();
-        Hold::release(dir.path()).unwrap();
-        assert_eq!(Hold::load(dir.path()), None);
+        hold.save(&store).unwrap();
+        assert_eq!(Hold::load(&store), Some(hold));
+        fs::write(path.join(FILE), "{\"message\":\"import\"}").unwrap();
+        assert_eq!(Hold::load(&store).and_then(|hold| hold.message).as_deref(), Some("import"));
+        fs::write(path.join(FILE), "{").unwrap();
+        assert_eq!(Hold::load(&store), Some(Hold::default()));
+        Hold::release(&store).unwrap();
+        Hold::release(&store).unwrap();
+        assert_eq!(Hold::load(&store), None);
     }
 }

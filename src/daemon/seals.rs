@@ -135,7 +135,7 @@ impl Dispatcher {
             hold.lost = Some(frozen.version());
             hold.message.clone()
         });
-        if let Some(Err(error)) = self.hold.as_ref().map(|hold| hold.save(self.store.path())) {
+        if let Some(Err(error)) = self.hold.as_ref().map(|hold| hold.save(&self.store)) {
             self.warn("hold".to_owned(), format!("what became of the version that was begun can't be written: {error}"));
         }
         self.seal(frozen, message, Vec::new(), Some(Reason::Conflict { with, paths }));
@@ -226,7 +226,7 @@ impl Dispatcher {
             return refused(ErrorKind::Temporary, "a commit is under way; try again");
         }
         let hold = Hold { message, ..Hold::default() };
-        if let Err(error) = hold.save(self.store.path()) {
+        if let Err(error) = hold.save(&self.store) {
             return failed(format!("the hold can't be written: {error}"));
         }
         self.hold = Some(hold);
@@ -239,7 +239,7 @@ impl Dispatcher {
     /// A crash before the version is sealed may leave less than all of it: then it is still held.
     fn hold_until_sealed(&mut self, held: &Hold, version: VersionId) {
         let until = Hold { committing: Some(version), ..held.clone() };
-        if let Err(error) = until.save(self.store.path()) {
+        if let Err(error) = until.save(&self.store) {
             // On disk it is held as before, and after a crash it is to be committed once more.
             tracing::warn!("the hold of `begin` can't be written: {error}");
         }
@@ -247,7 +247,7 @@ impl Dispatcher {
 
     /// The hold that the daemon before left, unless the version that was being committed is sealed.
     pub(super) fn take_up_hold(&mut self) {
-        let Some(hold) = Hold::load(self.store.path()) else { return };
+        let Some(hold) = Hold::load(&self.store) else { return };
         let sealed = |version| self.history.get(version).is_some_and(|record| record.state != VersionState::Open);
         if hold.committing.is_some_and(sealed) {
             return self.release_hold();
@@ -256,7 +256,7 @@ impl Dispatcher {
     }
 
     fn release_hold(&mut self) {
-        if let Err(error) = Hold::release(self.store.path()) {
+        if let Err(error) = Hold::release(&self.store) {
             self.warn("hold".to_owned(), format!("the hold of `begin` can't be removed: {error}; remove the file \"hold\" of the store"));
         }
     }

@@ -71,7 +71,7 @@ impl StagingSession {
             OpenMode::Cached { keep: true } => Served::Here(quiet | FopenFlags::FOPEN_KEEP_CACHE),
             OpenMode::Cached { keep: false } => Served::Here(quiet),
             OpenMode::Direct => Served::Here(quiet | FopenFlags::FOPEN_DIRECT_IO),
-            OpenMode::Passthrough(file) => match self.backings.open(opened.handle, file, register) {
+            OpenMode::Passthrough(file) => match self.backings.open(opened.handle, file.host(), register) {
                 Ok(id) => Served::Kernel(quiet, id),
                 Err(error) => {
                     // The probe at mount succeeded, so this is rare: a handle that the page cache knows nothing of is always right.

@@ -6,14 +6,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::statvfs::{Statvfs, fstatvfs};
-use nix::unistd::{UnlinkatFlags, syncfs, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
 
+use super::disk::{Disk, DiskOp, HostFile};
 use super::{Result, StoreError};
 
 /// The store's directory. The descriptor lives as long as the store is open: `syncfs` on it reports every failed write back
@@ -21,23 +23,40 @@ use super::{Result, StoreError};
 #[derive(Debug)]
 pub(crate) struct HostDir {
     dir: File,
+    /// What stands before it in a test.
+    disk: Option<Arc<dyn Disk>>,
 }
 
 impl HostDir {
     /// Opens the store's directory itself.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, disk: Option<Arc<dyn Disk>>) -> io::Result<Self> {
         use std::os::unix::fs::OpenOptionsExt;
         let dir = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC).open(path)?;
-        Ok(Self { dir })
+        Ok(Self { dir, disk })
+    }
+
+    /// Runs an operation that is no open file's.
+    fn run<T>(&self, op: &DiskOp<'_>, mut run: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+        let Some(disk) = &self.disk else { return run() };
+        let mut done = None;
+        let ran = disk.around(op, &mut |_| {
+            done = Some(run()?);
+            Ok(0)
+        });
+        match (ran, done) {
+            (Ok(_), Some(done)) => Ok(done),
+            (Ok(_), None) => Err(Errno::EIO),
+            (Err(error), _) => Err(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)),
+        }
     }
 
     /// Opens a file or directory; new ones are for their owner alone.
-    pub(crate) fn file(&self, verb: &str, name: &str, flags: OFlag) -> Result<File> {
+    pub(crate) fn file(&self, verb: &str, name: &str, flags: OFlag) -> Result<HostFile> {
         self.open_raw(name, flags).map_err(|errno| StoreError::io(format!("{verb} {name}"), errno))
     }
 
     /// The same, `None` if there is no such file.
-    pub(crate) fn existing(&self, verb: &str, name: &str, flags: OFlag) -> Result<Option<File>> {
+    pub(crate) fn existing(&self, verb: &str, name: &str, flags: OFlag) -> Result<Option<HostFile>> {
         match self.open_raw(name, flags) {
             Ok(file) => Ok(Some(file)),
             Err(Errno::ENOENT) => Ok(None),
@@ -46,7 +65,7 @@ impl HostDir {
     }
 
     /// A new file, for reading and writing. One that is there already is in the way: `leftover` says whether it may go.
-    pub(crate) fn new_file(&self, name: &str, leftover: impl FnOnce() -> Result<bool>) -> Result<File> {
+    pub(crate) fn new_file(&self, name: &str, leftover: impl FnOnce() -> Result<bool>) -> Result<HostFile> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         match self.open_raw(name, flags) {
             Err(Errno::EEXIST) if leftover()? => {
@@ -57,7 +76,18 @@ impl HostDir {
         }
     }
 
-    fn open_raw(&self, name: &str, flags: OFlag) -> nix::Result<File> {
+    fn open_raw(&self, name: &str, flags: OFlag) -> nix::Result<HostFile> {
+        let Some(disk) = &self.disk else { return Ok(HostFile::new(self.open_beneath(name, flags)?, None)) };
+        let mut opened = None;
+        let number = disk.around(&DiskOp::Open { name, create: flags.contains(OFlag::O_CREAT) }, &mut |_| {
+            opened = Some(self.open_beneath(name, flags)?);
+            Ok(0)
+        });
+        let number = number.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+        Ok(HostFile::new(opened.ok_or(Errno::EIO)?, Some((Arc::clone(disk), number))))
+    }
+
+    fn open_beneath(&self, name: &str, flags: OFlag) -> nix::Result<File> {
         let creates = flags.contains(OFlag::O_CREAT);
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC)
@@ -75,14 +105,14 @@ impl HostDir {
     fn parent<'a>(&self, verb: &str, name: &'a str) -> Result<(File, &'a str)> {
         let (parent, leaf) = name.rsplit_once('/').unwrap_or((".", name));
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let dir = self.open_raw(parent, flags).map_err(|errno| StoreError::io(format!("{verb} {name}"), errno))?;
+        let dir = self.open_beneath(parent, flags).map_err(|errno| StoreError::io(format!("{verb} {name}"), errno))?;
         Ok((dir, leaf))
     }
 
     /// Makes a directory for its owner alone; false if it was there.
     pub(crate) fn make_dir(&self, name: &str) -> Result<bool> {
         let (parent, leaf) = self.parent("make", name)?;
-        match mkdirat(&parent, leaf, Mode::S_IRWXU) {
+        match self.run(&DiskOp::MakeDir { name }, || mkdirat(&parent, leaf, Mode::S_IRWXU)) {
             Ok(()) => Ok(true),
             Err(Errno::EEXIST) => Ok(false),
             Err(errno) => Err(StoreError::io(format!("make {name}"), errno)),
@@ -92,7 +122,7 @@ impl HostDir {
     /// Removes a file; false if there was none.
     pub(crate) fn remove(&self, name: &str) -> Result<bool> {
         let (parent, leaf) = self.parent("remove", name)?;
-        match unlinkat(&parent, leaf, UnlinkatFlags::NoRemoveDir) {
+        match self.run(&DiskOp::Remove { name }, || unlinkat(&parent, leaf, UnlinkatFlags::NoRemoveDir)) {
             Ok(()) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(StoreError::io(format!("remove {name}"), errno)),
@@ -101,20 +131,27 @@ impl HostDir {
 
     /// Makes the names in a directory durable.
     pub(crate) fn sync_dir(&self, name: &str) -> Result<()> {
-        let dir = self.file("sync", name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        dir.sync_all().map_err(|error| StoreError::io(format!("sync {name}"), error))
+        let synced = self.run(&DiskOp::SyncDir { name }, || fsync(self.open_beneath(name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?));
+        synced.map_err(|errno| StoreError::io(format!("sync {name}"), errno))
+    }
+
+    /// Renames a file; what has the new name already is replaced.
+    pub(crate) fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let ((from_dir, from_leaf), (to_dir, to_leaf)) = (self.parent("rename", from)?, self.parent("rename", to)?);
+        let renamed = self.run(&DiskOp::Rename { from, to }, || renameat(&from_dir, from_leaf, &to_dir, to_leaf));
+        renamed.map_err(|errno| StoreError::io(format!("rename {from} to {to}"), errno))
     }
 
     /// Makes everything on the store's filesystem durable.
     pub(crate) fn sync_filesystem(&self) -> Result<()> {
-        syncfs(&self.dir).map_err(|errno| StoreError::io("sync the store's filesystem", errno))
+        self.run(&DiskOp::SyncAll, || syncfs(&self.dir)).map_err(|errno| StoreError::io("sync the store's filesystem", errno))
     }
 
     /// The names in a directory, in no order.
     pub(crate) fn names(&self, name: &str) -> Result<Vec<OsString>> {
         let fail = |errno: Errno| StoreError::io(format!("list {name}"), errno);
-        let dir = self.file("list", name, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        let mut dir = Dir::from_fd(dir.into()).map_err(fail)?;
+        let listed = self.run(&DiskOp::List { name }, || self.open_beneath(name, OFlag::O_RDONLY | OFlag::O_DIRECTORY));
+        let mut dir = Dir::from_fd(listed.map_err(fail)?.into()).map_err(fail)?;
         let mut names = Vec::new();
         for entry in dir.iter() {
             let entry = entry.map_err(fail)?;

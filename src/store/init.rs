@@ -1,7 +1,7 @@
 //! How a store comes to be, is opened, and is undone when its first version could not be made.
 
 use std::fs::{DirBuilder, File, Permissions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 
+use super::disk::Disk;
 use super::host::HostDir;
 use super::record::VersionState;
-use super::{Catalog, Objects, Result, Store, StoreError};
+use super::{Catalog, HostFile, Objects, Result, Store, StoreError};
 use crate::clock::Clock;
 
 /// The newest format that this program reads, and the one that it writes.
@@ -26,15 +27,18 @@ impl Store {
     /// Makes a store at `path`, which must not exist or be an empty directory. It has no version yet: who makes t0 appends
     /// `EventKind::Initialized` with it, and until then `open` refuses the store. Leaves nothing behind on failure.
     pub fn init(path: &Path, clock: &dyn Clock) -> Result<Self> {
+        Self::init_on(path, clock, None)
+    }
+
+    /// The same, with something between the store and its files.
+    pub fn init_on(path: &Path, clock: &dyn Clock, disk: Option<Arc<dyn Disk>>) -> Result<Self> {
         let claim = Claim::of(path)?;
-        if let Err(error) = claim.settle() {
-            if claim.made_dir {
-                // Not `undo`: what is in it now is another's.
-                let _ = std::fs::remove_dir(path);
-            }
-            return Err(error);
+        let settled = claim.settle(disk);
+        if settled.is_err() && claim.made_dir {
+            // Not `undo`: what is in it now is another's.
+            let _ = std::fs::remove_dir(path);
         }
-        let made = build(&claim, clock);
+        let made = build(&claim, settled?, clock);
         if made.is_err() {
             claim.undo();
         }
@@ -43,7 +47,12 @@ impl Store {
 
     /// Opens the store at `path` for this process alone (and for the processes that it forks).
     pub fn open(path: &Path) -> Result<Self> {
-        let host = match HostDir::open(path) {
+        Self::open_on(path, None)
+    }
+
+    /// The same, with something between the store and its files.
+    pub fn open_on(path: &Path, disk: Option<Arc<dyn Disk>>) -> Result<Self> {
+        let host = match HostDir::open(path, disk) {
             Ok(host) => host,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Err(StoreError::NotAStore { path: path.to_owned() });
@@ -62,7 +71,7 @@ impl Store {
         Ok(store)
     }
 
-    fn assemble(path: PathBuf, host: HostDir, catalog: Catalog, lock: File, made_dir: bool) -> Self {
+    fn assemble(path: PathBuf, host: HostDir, catalog: Catalog, lock: HostFile, made_dir: bool) -> Self {
         let (host, catalog) = (Arc::new(host), Arc::new(catalog));
         let objects = Objects::new(Arc::clone(&host), Arc::clone(&catalog));
         Self { path, host, catalog, objects, made_dir, _lock: lock }
@@ -117,11 +126,9 @@ impl Claim {
     }
 
     /// Makes the first directory. Of two processes that found the path empty, one gets past this.
-    fn settle(&self) -> Result<()> {
-        match DirBuilder::new().mode(0o700).create(self.path.join(DIRS[0])) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(StoreError::Exists { path: self.path.clone() }),
-            result => result.map_err(|error| StoreError::io(format!("create {}/{}", self.path.display(), DIRS[0]), error)),
-        }
+    fn settle(&self, disk: Option<Arc<dyn Disk>>) -> Result<HostDir> {
+        let host = HostDir::open(&self.path, disk).map_err(|error| StoreError::io(format!("open {}", self.path.display()), error))?;
+        if host.make_dir(DIRS[0])? { Ok(host) } else { Err(StoreError::Exists { path: self.path.clone() }) }
     }
 
     /// Removes what `init` made, and only that. What can't be removed is logged: the error that led here matters more.
@@ -141,12 +148,11 @@ impl Claim {
     }
 }
 
-fn build(claim: &Claim, clock: &dyn Clock) -> Result<Store> {
+fn build(claim: &Claim, host: HostDir, clock: &dyn Clock) -> Result<Store> {
     let path = &claim.path;
     let fail = |verb: &str, error: io::Error| StoreError::io(format!("{verb} {}", path.display()), error);
     // The umask, or a directory that was there before, may have left another mode.
     std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|error| fail("change the mode of", error))?;
-    let host = HostDir::open(path).map_err(|error| fail("open", error))?;
     for dir in &DIRS[1..] {
         host.make_dir(dir)?;
     }
@@ -156,9 +162,9 @@ fn build(claim: &Claim, clock: &dyn Clock) -> Result<Store> {
     let catalog = Catalog::create(host.new_file("catalog.redb", || Ok(false))?, clock.now())?;
     host.sync_filesystem()?;
     // The format file comes last: without it there is no store.
-    let mut format = host.new_file("format", || Ok(false))?;
-    lock(&format, path)?;
-    let written = writeln!(format, "{FORMAT_LINE}{FORMAT}").and_then(|()| format.sync_all());
+    let format = host.new_file("format", || Ok(false))?;
+    lock(format.host(), path)?;
+    let written = format.write_all_at(format!("{FORMAT_LINE}{FORMAT}\n").as_bytes(), 0).and_then(|()| format.sync_data());
     written.map_err(|error| StoreError::io("write format", error))?;
     host.sync_dir(".")?;
     if claim.made_dir {
@@ -178,12 +184,12 @@ fn sync_parent(path: &Path) -> Result<()> {
 }
 
 /// The format file, locked, if its format is one that we know.
-fn open_format(host: &HostDir, path: &Path) -> Result<File> {
+fn open_format(host: &HostDir, path: &Path) -> Result<HostFile> {
     let not_a_store = || StoreError::NotAStore { path: path.to_owned() };
-    let mut file = host.existing("open", "format", OFlag::O_RDONLY)?.ok_or_else(not_a_store)?;
-    let mut text = Vec::new();
-    let read = Read::by_ref(&mut file).take(256).read_to_end(&mut text);
-    read.map_err(|error| StoreError::io(format!("read {}/format", path.display()), error))?;
+    let file = host.existing("open", "format", OFlag::O_RDONLY)?.ok_or_else(not_a_store)?;
+    let mut text = vec![0; 256];
+    let read = file.read_at(&mut text, 0).map_err(|error| StoreError::io(format!("read {}/format", path.display()), error))?;
+    text.truncate(read);
     let text = String::from_utf8(text).map_err(|_| not_a_store())?;
     let number = text.strip_prefix(FORMAT_LINE).and_then(|rest| rest.lines().next());
     let found: u32 = number.and_then(|number| number.parse().ok()).ok_or_else(not_a_store)?;
@@ -193,7 +199,7 @@ fn open_format(host: &HostDir, path: &Path) -> Result<File> {
     if found != FORMAT {
         return Err(StoreError::damaged(format!("{}/format names format {found}", path.display())));
     }
-    lock(&file, path)?;
+    lock(file.host(), path)?;
     Ok(file)
 }
 

@@ -16,6 +16,7 @@
 pub mod catalog;
 pub mod codec;
 mod counters;
+pub mod disk;
 mod error;
 pub mod event;
 mod host;
@@ -25,13 +26,13 @@ pub mod objects;
 pub mod record;
 pub mod verify;
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use catalog::{Catalog, Transaction};
 pub use counters::Ids;
+pub use disk::HostFile;
 pub use error::{Result, StoreError};
 pub use journal::{Journal, JournalRecord};
 use nix::fcntl::OFlag;
@@ -61,7 +62,7 @@ pub struct Store {
     /// Whether `init` made the directory, too.
     made_dir: bool,
     /// The format file, locked for as long as the store is open; the lock survives a fork.
-    _lock: File,
+    _lock: HostFile,
 }
 
 impl Store {
@@ -130,6 +131,30 @@ impl Store {
         let mut versions: Vec<VersionId> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
         versions.sort_unstable();
         Ok(versions)
+    }
+
+    /// A small file of the store that is none of the catalog's; `None` if there is none.
+    pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.host.existing("open", name, OFlag::O_RDONLY)? else { return Ok(None) };
+        let read = |what| move |error: std::io::Error| StoreError::io(format!("{what} {name}"), error);
+        let mut text = vec![0; file.metadata().map_err(read("stat"))?.len().min(1 << 20) as usize];
+        file.read_exact_at(&mut text, 0).map_err(read("read"))?;
+        Ok(Some(text))
+    }
+
+    /// Makes such a file, durably and at once: after a crash it holds the old text or the new.
+    pub fn put_note(&self, name: &str, text: &[u8]) -> Result<()> {
+        let new = format!("{name}.new");
+        let file = self.host.new_file(&new, || Ok(true))?;
+        let written = file.write_all_at(text, 0).and_then(|()| file.sync_data());
+        written.map_err(|error| StoreError::io(format!("write {new}"), error))?;
+        self.host.rename(&new, name)?;
+        self.host.sync_dir(".")
+    }
+
+    /// Removes such a file, durably.
+    pub fn remove_note(&self, name: &str) -> Result<()> {
+        if self.host.remove(name)? { self.host.sync_dir(".") } else { Ok(()) }
     }
 
     /// Removes the journal of a version that is sealed or gone. Nothing depends on the removal being durable: a journal of

@@ -1,13 +1,38 @@
 //! The store as a whole: init, its refusals, open, the lock, a kill.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::AtomicI32;
+use std::sync::atomic::Ordering::SeqCst;
 
+use super::disk::{Disk, DiskOp};
 use super::record::{ChangeCounts, VersionRecord, VersionState};
 use super::*;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::ids::{Digest, ObjectId};
+
+/// A disk that refuses writes or syncs: an errno, or 0.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    pub(super) write: AtomicI32,
+    pub(super) sync: AtomicI32,
+}
+
+impl Disk for Refusals {
+    fn around(&self, op: &DiskOp<'_>, run: &mut dyn FnMut(usize) -> io::Result<usize>) -> io::Result<usize> {
+        let refusal = match op {
+            DiskOp::Write { .. } => &self.write,
+            DiskOp::SyncFile { .. } | DiskOp::SyncDir { .. } | DiskOp::SyncAll => &self.sync,
+            _ => return run(usize::MAX),
+        };
+        match refusal.load(SeqCst) {
+            0 => run(usize::MAX),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
 
 /// A version's record with little in it.
 pub(super) fn version_record(version: VersionId, state: VersionState) -> VersionRecord {

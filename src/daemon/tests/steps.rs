@@ -98,7 +98,7 @@ fn await_seal(dispatcher: &mut Dispatcher) {
 #[test]
 fn what_was_begun_is_held_on_disk_until_it_is_sealed() {
     let (daemon, mut dispatcher) = Daemon::driven(JSON);
-    let held = || Hold::load(daemon.connections().shared.store.path());
+    let held = || Hold::load(&daemon.connections().shared.store);
     assert_eq!(dispatcher.begin(Some("job".to_owned())), Reply::Nothing);
     daemon.put("a.json", "1");
     dispatcher.drain_staging();
@@ -112,7 +112,7 @@ fn what_was_begun_is_held_on_disk_until_it_is_sealed() {
     await_seal(&mut dispatcher);
     assert_eq!(held(), None);
     assert!(matches!(answer.recv().unwrap(), Reply::Version(doc) if doc.message.as_deref() == Some("job")));
-    Hold { committing: Some(T1), ..Hold::default() }.save(daemon.connections().shared.store.path()).unwrap();
+    Hold { committing: Some(T1), ..Hold::default() }.save(&daemon.connections().shared.store).unwrap();
     dispatcher.take_up_hold();
     assert_eq!((dispatcher.hold.take(), held()), (None, None));
     take_apart(dispatcher);

@@ -1,7 +1,6 @@
 //! A store with versions of a few files, and what each version must read as.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -3,16 +3,14 @@
 //! redb stops for good at the first I/O error. A full disk is no reason to stop a filesystem, so the database is opened
 //! anew (on the same file) once that is safe; a failed sync never is, and ends all writing.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition};
 
-use super::super::{Result, StoreError};
+use super::super::{HostFile, Result, StoreError};
 
 /// How much of the catalog redb keeps in memory.
 const CACHE_BYTES: usize = 64 << 20;
@@ -37,51 +35,27 @@ pub(super) const SINGLE: TableDefinition<'static, &'static str, Bytes> = TableDe
 
 /// The catalog's file as redb sees it. It takes no lock: the store holds one on its format file for as long as it is open.
 #[derive(Debug)]
-struct Backend {
-    file: File,
-    #[cfg(test)]
-    faults: Arc<Faults>,
-}
-
-/// What a test makes the disk refuse: an errno, or 0.
-#[cfg(test)]
-#[derive(Debug, Default)]
-pub(super) struct Faults {
-    pub(super) write: std::sync::atomic::AtomicI32,
-    pub(super) sync: std::sync::atomic::AtomicI32,
-}
-
-#[cfg(test)]
-fn refused(errno: &std::sync::atomic::AtomicI32) -> io::Result<()> {
-    match errno.load(std::sync::atomic::Ordering::SeqCst) {
-        0 => Ok(()),
-        errno => Err(io::Error::from_raw_os_error(errno)),
-    }
-}
+struct Backend(HostFile);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(self.0.metadata()?.len())
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(out, offset)
+        self.0.read_exact_at(out, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+        self.0.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        #[cfg(test)]
-        refused(&self.faults.sync)?;
-        self.file.sync_data()
+        self.0.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        #[cfg(test)]
-        refused(&self.faults.write)?;
-        self.file.write_all_at(data, offset)
+        self.0.write_all_at(data, offset)
     }
 }
 
@@ -105,30 +79,16 @@ struct Session {
 
 /// The database, through all its sessions.
 pub(super) struct Store {
-    file: File,
+    file: HostFile,
     /// Lock order: `session` before `Session::tables`; neither is held while redb reads or writes.
     session: RwLock<Arc<Session>>,
-    #[cfg(test)]
-    pub(super) faults: Arc<Faults>,
 }
 
 impl Store {
     /// Makes the database in an empty file, or opens the one that the file holds. It has all tables afterwards.
-    pub(super) fn open(file: File, create: bool) -> Result<Self> {
-        #[cfg(test)]
-        let faults = Arc::new(Faults::default());
-        let backend = Backend {
-            file: file.try_clone().map_err(|error| StoreError::io("open catalog.redb", error))?,
-            #[cfg(test)]
-            faults: Arc::clone(&faults),
-        };
-        let session = RwLock::new(Arc::new(Session::open(backend, create)?));
-        Ok(Self {
-            file,
-            session,
-            #[cfg(test)]
-            faults,
-        })
+    pub(super) fn open(file: HostFile, create: bool) -> Result<Self> {
+        let session = RwLock::new(Arc::new(Session::open(backend(&file)?, create)?));
+        Ok(Self { file, session })
     }
 
     fn session(&self) -> Arc<Session> {
@@ -187,14 +147,13 @@ impl Store {
         if !Arc::ptr_eq(&current, stopped) {
             return Ok(());
         }
-        let backend = Backend {
-            file: self.file.try_clone().map_err(|error| StoreError::io("open catalog.redb", error))?,
-            #[cfg(test)]
-            faults: Arc::clone(&self.faults),
-        };
-        *current = Arc::new(Session::open(backend, false)?);
+        *current = Arc::new(Session::open(backend(&self.file)?, false)?);
         Ok(())
     }
+}
+
+fn backend(file: &HostFile) -> Result<Backend> {
+    Ok(Backend(file.try_clone().map_err(|error| StoreError::io("open catalog.redb", error))?))
 }
 
 impl Session {

@@ -10,7 +10,6 @@ mod tests;
 mod transaction;
 
 use std::fmt;
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -23,7 +22,7 @@ use super::codec;
 use super::counters::Ids;
 use super::event::Event;
 use super::record::{AttemptRecord, ObjectRecord, Pointers, VersionRecord};
-use super::{Result, StoreError};
+use super::{HostFile, Result, StoreError};
 use crate::clock::Timestamp;
 use crate::ids::{Digest, EventSeq, Ino, NodeId, ObjectId, PackId, VersionId};
 
@@ -43,7 +42,7 @@ impl fmt::Debug for Catalog {
 
 impl Catalog {
     /// Makes the catalog in an empty file.
-    pub(crate) fn create(file: File, at: Timestamp) -> Result<Self> {
+    pub(crate) fn create(file: HostFile, at: Timestamp) -> Result<Self> {
         let first = Pointers {
             production: VersionId::FIRST,
             valid: VersionId::FIRST,
@@ -64,7 +63,7 @@ impl Catalog {
     }
 
     /// Opens the catalog that a file holds.
-    pub(crate) fn open(file: File) -> Result<Self> {
+    pub(crate) fn open(file: HostFile) -> Result<Self> {
         let len = file.metadata().map_err(|error| StoreError::io("stat catalog.redb", error))?.len();
         if len == 0 {
             return Err(StoreError::damaged("catalog.redb is empty"));

@@ -1,16 +1,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use super::super::event::{ChainBreak, EventKind, verify_chain};
 use super::super::record::{Location, Outcome, Reason, RootRef, VersionState, Writer};
-use super::super::tests::version_record;
+use super::super::tests::{Refusals, version_record};
 use super::*;
 
-fn catalog_file() -> File {
-    tempfile::tempfile().unwrap()
+fn catalog_file() -> HostFile {
+    HostFile::new(tempfile::tempfile().unwrap(), None)
+}
+
+/// A file of a disk that refuses what it is told to.
+fn refusing() -> (HostFile, Arc<Refusals>) {
+    let refusals = Arc::new(Refusals::default());
+    (HostFile::new(tempfile::tempfile().unwrap(), Some((Arc::clone(&refusals) as _, 0))), refusals)
 }
 
 fn catalog() -> Catalog {
@@ -195,17 +200,18 @@ fn damage_is_found_and_named() {
 
 #[test]
 fn a_full_disk_fails_one_commit_and_the_next_succeeds_with_the_space_back() {
-    let catalog = catalog();
+    let (file, refusals) = refusing();
+    let catalog = Catalog::create(file, at(1)).unwrap();
     let put = |id: u64| {
         let mut transaction = catalog.begin()?;
         transaction.put_node(NodeId(id), &vec![7; 100_000])?;
         transaction.commit()
     };
     put(1).unwrap();
-    catalog.database.faults.write.store(libc::ENOSPC, SeqCst);
+    refusals.write.store(libc::ENOSPC, SeqCst);
     let error = put(2).unwrap_err();
     assert_eq!(error.errno(), libc::ENOSPC, "{error}");
-    catalog.database.faults.write.store(0, SeqCst);
+    refusals.write.store(0, SeqCst);
     assert_eq!(catalog.node(NodeId(1)).unwrap().len(), 100_000);
     catalog.node(NodeId(2)).unwrap_err();
     put(3).unwrap();
@@ -214,7 +220,7 @@ fn a_full_disk_fails_one_commit_and_the_next_succeeds_with_the_space_back() {
 
 #[test]
 fn a_failed_sync_of_the_catalog_ends_writing_and_not_reading() {
-    let file = catalog_file();
+    let (file, refusals) = refusing();
     let catalog = Catalog::create(file.try_clone().unwrap(), at(1)).unwrap();
     let put = |id: u64| {
         let mut transaction = catalog.begin()?;
@@ -222,9 +228,9 @@ fn a_failed_sync_of_the_catalog_ends_writing_and_not_reading() {
         transaction.commit()
     };
     put(1).unwrap();
-    catalog.database.faults.sync.store(libc::EIO, SeqCst);
+    refusals.sync.store(libc::EIO, SeqCst);
     assert_eq!(put(2).unwrap_err().errno(), libc::EIO);
-    catalog.database.faults.sync.store(0, SeqCst);
+    refusals.sync.store(0, SeqCst);
     let error = put(3).unwrap_err();
     assert_eq!(error.to_string(), "catalog.redb: an earlier sync failed: Input/output error (os error 5)");
     assert_eq!(catalog.node(NodeId(1)).unwrap(), b"x");

@@ -17,13 +17,12 @@
 mod tests;
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::HostFile;
 use super::host::HostDir;
 use super::record::Writer;
 use super::{Result, StoreError, codec};
@@ -88,7 +87,7 @@ pub enum JournalRecord {
 pub struct Journal {
     host: Arc<HostDir>,
     name: String,
-    file: File,
+    file: HostFile,
     /// How much of the file is written.
     written: u64,
     /// How much of it is durable.
@@ -98,8 +97,6 @@ pub struct Journal {
     /// Whether the directory is known to have the file's name on disk.
     named: bool,
     poisoned: Option<i32>,
-    #[cfg(test)]
-    pub(super) refuse_sync: Option<i32>,
 }
 
 impl Journal {
@@ -113,18 +110,7 @@ impl Journal {
         if written < bytes.len() as u64 {
             file.set_len(written).map_err(|error| StoreError::io(format!("cut the torn tail of {name}"), error))?;
         }
-        Ok(Self {
-            host,
-            name,
-            file,
-            written,
-            durable: 0,
-            pending,
-            named: false,
-            poisoned: None,
-            #[cfg(test)]
-            refuse_sync: None,
-        })
+        Ok(Self { host, name, file, written, durable: 0, pending, named: false, poisoned: None })
     }
 
     /// Adds a batch that will be replayed wholly or not at all. In memory until `write`.
@@ -185,10 +171,6 @@ impl Journal {
     }
 
     fn sync_now(&self) -> Result<()> {
-        #[cfg(test)]
-        if let Some(errno) = self.refuse_sync {
-            return Err(StoreError::io(format!("sync {}", self.name), io::Error::from_raw_os_error(errno)));
-        }
         self.file.sync_data().map_err(|error| StoreError::io(format!("sync {}", self.name), error))?;
         if !self.named {
             self.host.sync_dir("journal")?;
@@ -207,12 +189,12 @@ impl Journal {
     pub fn replay(path: &Path) -> Result<Vec<JournalRecord>> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(|error| StoreError::io(format!("open {name}"), error))?;
-        replay(&file, &name)
+        replay(&HostFile::new(file, None), &name)
     }
 }
 
 /// The records of an open journal.
-pub(super) fn replay(file: &File, name: &str) -> Result<Vec<JournalRecord>> {
+pub(super) fn replay(file: &HostFile, name: &str) -> Result<Vec<JournalRecord>> {
     let mut records = Vec::new();
     scan(&read_all(file, name)?, name, |payload| {
         let batch: Vec<JournalRecord> = codec::decode(payload).map_err(|error| StoreError::undecodable(name, &error))?;
@@ -222,8 +204,8 @@ pub(super) fn replay(file: &File, name: &str) -> Result<Vec<JournalRecord>> {
     Ok(records)
 }
 
-fn read_all(file: &File, name: &str) -> Result<Vec<u8>> {
-    let fail = |error: io::Error| StoreError::io(format!("read {name}"), error);
+fn read_all(file: &HostFile, name: &str) -> Result<Vec<u8>> {
+    let fail = |error: std::io::Error| StoreError::io(format!("read {name}"), error);
     let len = file.metadata().map_err(fail)?.len();
     let mut bytes = vec![0; usize::try_from(len).map_err(|_| StoreError::damaged(format!("{name}: {len} bytes")))?];
     file.read_exact_at(&mut bytes, 0).map_err(fail)?;

@@ -1,19 +1,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::SeqCst;
 
+use super::super::disk::Disk;
+use super::super::tests::Refusals;
 use super::*;
 
 struct Fixture {
     temp: tempfile::TempDir,
     host: Arc<HostDir>,
+    refusals: Arc<Refusals>,
 }
 
 fn fixture() -> Fixture {
     let temp = tempfile::tempdir().unwrap();
-    let host = Arc::new(HostDir::open(temp.path()).unwrap());
+    let refusals = Arc::new(Refusals::default());
+    let host = Arc::new(HostDir::open(temp.path(), Some(Arc::clone(&refusals) as Arc<dyn Disk>)).unwrap());
     host.make_dir("journal").unwrap();
-    Fixture { temp, host }
+    Fixture { temp, host, refusals }
 }
 
 impl Fixture {
@@ -153,9 +158,9 @@ fn once_a_sync_failed_nothing_is_taken_any_more() {
     journal.append(&[edit(1)]).unwrap();
     journal.sync().unwrap();
     journal.append(&[edit(2)]).unwrap();
-    journal.refuse_sync = Some(libc::EIO);
+    fixture.refusals.sync.store(libc::EIO, SeqCst);
     assert_eq!(journal.sync().unwrap_err().to_string(), "sync journal/t7: Input/output error (os error 5)");
-    journal.refuse_sync = None;
+    fixture.refusals.sync.store(0, SeqCst);
     for error in [journal.sync().unwrap_err(), journal.write().unwrap_err(), journal.append(&[edit(3)]).unwrap_err()] {
         assert_eq!(error.to_string(), "journal/t7: an earlier sync failed: Input/output error (os error 5)");
         assert_eq!(error.errno(), libc::EIO);

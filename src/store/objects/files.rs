@@ -1,6 +1,5 @@
 //! Open host files: a bounded number of descriptors, whatever the number of objects.
 
-use std::fs::File;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -8,6 +7,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::super::Result;
+use super::super::disk::HostFile;
 use super::super::host::HostDir;
 use super::{file_name, flags, pack_name};
 use crate::ids::{ObjectId, PackId};
@@ -30,7 +30,7 @@ pub(super) enum FileKey {
 #[derive(Debug)]
 pub(super) struct Files {
     host: Arc<HostDir>,
-    open: Mutex<LruCache<FileKey, Arc<File>>>,
+    open: Mutex<LruCache<FileKey, Arc<HostFile>>>,
 }
 
 impl Files {
@@ -39,7 +39,7 @@ impl Files {
     }
 
     /// The file, opened if it was not; `None` if it does not exist.
-    pub(super) fn open(&self, key: FileKey) -> Result<Option<Arc<File>>> {
+    pub(super) fn open(&self, key: FileKey) -> Result<Option<Arc<HostFile>>> {
         if let Some(file) = self.open.lock().get(&key) {
             return Ok(Some(Arc::clone(file)));
         }
@@ -54,7 +54,7 @@ impl Files {
     }
 
     /// Keeps a file open. What it pushes out is closed after the lock is free: a close can take its time.
-    pub(super) fn remember(&self, key: FileKey, file: &Arc<File>) {
+    pub(super) fn remember(&self, key: FileKey, file: &Arc<HostFile>) {
         let pushed_out = self.open.lock().push(key, Arc::clone(file));
         drop(pushed_out);
     }

@@ -1,7 +1,5 @@
 //! Digests of contents, on all processors.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +7,7 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use parking_lot::Mutex;
 
-use super::super::{Result, StoreError};
+use super::super::{HostFile, Result, StoreError};
 use crate::ids::Digest;
 
 /// What one read of a file asks for: whole blocks.
@@ -32,7 +30,7 @@ pub(super) enum Input {
     /// Bytes in memory.
     Bytes(Arc<[u8]>),
     /// A file, with its name for errors.
-    File(Arc<File>, String),
+    File(Arc<HostFile>, String),
 }
 
 /// Length and digest of each input. Several threads share the inputs; within one input there is one.
@@ -90,13 +88,13 @@ pub(super) fn of_bytes(bytes: &[u8]) -> Result<Digest> {
 }
 
 /// Length and digest of a file.
-pub(super) fn whole_file(file: &File, name: &str) -> Result<(u64, Digest)> {
+pub(super) fn whole_file(file: &HostFile, name: &str) -> Result<(u64, Digest)> {
     let len = file.metadata().map_err(|error| StoreError::io(format!("stat {name}"), error))?.len();
     Ok((len, digest(&Contents { len, place: Place::File { file, start: 0, name }, pace: &UNPACED })?))
 }
 
 /// The digest of a range of a file. `pace` is told of every read, and may wait, or end it.
-pub(super) fn range(file: &File, start: u64, len: u64, name: &str, pace: &Pace<'_>) -> Result<Digest> {
+pub(super) fn range(file: &HostFile, start: u64, len: u64, name: &str, pace: &Pace<'_>) -> Result<Digest> {
     digest(&Contents { len, place: Place::File { file, start, name }, pace })
 }
 
@@ -113,7 +111,7 @@ struct Contents<'a> {
 
 enum Place<'a> {
     Memory(&'a [u8]),
-    File { file: &'a File, start: u64, name: &'a str },
+    File { file: &'a HostFile, start: u64, name: &'a str },
 }
 
 impl Contents<'_> {

@@ -11,9 +11,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs::File;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,7 +27,7 @@ pub use self::seal::{PACK_HEADER, SealObject};
 use super::catalog::Catalog;
 use super::host::HostDir;
 use super::record::{Location, ObjectRecord};
-use super::{Result, StoreError};
+use super::{HostFile, Result, StoreError};
 use crate::ids::{Digest, ObjectId, PackId};
 
 /// How many objects' places are remembered (some 100 bytes each).
@@ -100,7 +98,7 @@ impl Objects {
     }
 
     /// A new, empty host file for an object, open for reading and writing. A leftover of a crash gives way to it.
-    pub fn create(&self, id: ObjectId) -> Result<Arc<File>> {
+    pub fn create(&self, id: ObjectId) -> Result<Arc<HostFile>> {
         let name = file_name(id);
         // Live before the file is there: whoever finds the file sees that it is nobody's leftover.
         let pending = Live::File { named: false, poisoned: None };
@@ -131,7 +129,7 @@ impl Objects {
 
     /// The host file of an object that has one of its own, pending (open for writing, too) or sealed (read-only); an alias
     /// has the file of the object that it names. `None` if the object is held or in a pack, or there is none.
-    pub fn open_file(&self, id: ObjectId) -> Result<Option<Arc<File>>> {
+    pub fn open_file(&self, id: ObjectId) -> Result<Option<Arc<HostFile>>> {
         match self.source_with_file(id)? {
             Some((Source::Pending, file)) => Ok(file),
             Some((Source::Sealed(Place { kind: PlaceKind::File(file), .. }), _)) => self.sealed_file(file).map(Some),
@@ -140,7 +138,7 @@ impl Objects {
     }
 
     /// Where an object is, with its file if it is pending.
-    fn source_with_file(&self, id: ObjectId) -> Result<Option<(Source, Option<Arc<File>>)>> {
+    fn source_with_file(&self, id: ObjectId) -> Result<Option<(Source, Option<Arc<HostFile>>)>> {
         // As in `read_at`: a seal may turn the object into an alias while we look, and its file goes.
         for _ in 0..2 {
             match self.source(id)? {
@@ -154,11 +152,11 @@ impl Objects {
         Err(missing(id))
     }
 
-    fn pending_file(&self, id: ObjectId) -> Result<Arc<File>> {
+    fn pending_file(&self, id: ObjectId) -> Result<Arc<HostFile>> {
         self.files.open(FileKey::Pending(id))?.ok_or_else(|| missing(id))
     }
 
-    fn sealed_file(&self, id: ObjectId) -> Result<Arc<File>> {
+    fn sealed_file(&self, id: ObjectId) -> Result<Arc<HostFile>> {
         self.files.open(FileKey::Sealed(id))?.ok_or_else(|| missing(id))
     }
 
@@ -321,13 +319,13 @@ impl Objects {
     }
 
     /// A new file for the object `to` that shares the bytes of `from`, where the host can; `None` where it can't.
-    pub fn reflink(&self, from: ObjectId, to: ObjectId) -> Result<Option<Arc<File>>> {
+    pub fn reflink(&self, from: ObjectId, to: ObjectId) -> Result<Option<Arc<HostFile>>> {
         if self.no_reflink.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let Some(source) = self.open_file(from)? else { return Ok(None) };
         let target = self.create(to)?;
-        let Err(error) = crate::sys::reflink(&source, &target) else { return Ok(Some(target)) };
+        let Err(error) = target.share(|to| crate::sys::reflink(source.host(), to).map(|()| 0)) else { return Ok(Some(target)) };
         self.discard(to);
         match error.raw_os_error() {
             Some(libc::EOPNOTSUPP | libc::EXDEV | libc::EINVAL | libc::ENOTTY | libc::ENOSYS) => {
@@ -377,7 +375,7 @@ fn copy_from(bytes: &[u8], buf: &mut [u8], offset: u64) -> usize {
 }
 
 /// Reads from a sealed object: never past its end, and never less than what its record says there is.
-fn read_place(id: ObjectId, file: &File, place: Place, buf: &mut [u8], offset: u64) -> Result<usize> {
+fn read_place(id: ObjectId, file: &HostFile, place: Place, buf: &mut [u8], offset: u64) -> Result<usize> {
     let len = place.len.saturating_sub(offset).min(buf.len() as u64) as usize;
     if len == 0 {
         return Ok(0);
@@ -391,7 +389,7 @@ fn read_place(id: ObjectId, file: &File, place: Place, buf: &mut [u8], offset: u
 }
 
 /// Reads until the buffer is full or the file ends.
-fn read_up_to(file: &File, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+fn read_up_to(file: &HostFile, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
     let mut done = 0;
     while done < buf.len() {
         match file.read_at(&mut buf[done..], offset + done as u64) {

@@ -16,6 +16,7 @@ use super::seal::PACK_MAGIC;
 use super::{Live, Objects, SealObject, dir_name, file_name, hash, missing, pack_name};
 use crate::ids::set::IdSet;
 use crate::ids::{Digest, ObjectId, PackId};
+use crate::store::disk::Appender;
 use crate::store::record::{Location, ObjectRecord};
 use crate::store::{Result, StoreError};
 
@@ -249,7 +250,7 @@ impl Objects {
     fn copy_live(&self, repack: &mut Repack, live: &[(ObjectId, ObjectRecord)]) -> Result<()> {
         let name = pack_name(repack.new);
         let fail = |error: std::io::Error| StoreError::io(format!("write {name}"), error);
-        let mut out = std::io::BufWriter::with_capacity(1 << 20, self.host.new_file(&name, || Ok(true))?);
+        let mut out = std::io::BufWriter::with_capacity(1 << 20, Appender::new(self.host.new_file(&name, || Ok(true))?));
         out.write_all(PACK_MAGIC).map_err(fail)?;
         let mut offset = PACK_MAGIC.len() as u64;
         let mut buffer = Vec::new();
@@ -265,7 +266,7 @@ impl Objects {
             repack.records.push((*id, ObjectRecord { location, ..record.clone() }));
             offset += record.len;
         }
-        let file = out.into_inner().map_err(|error| fail(error.into_error()))?;
+        let file = out.into_inner().map_err(|error| fail(error.into_error()))?.into_file();
         file.sync_data().map_err(|error| StoreError::io(format!("sync {name}"), error))?;
         self.host.sync_dir("packs")
     }

@@ -7,8 +7,9 @@ use super::files::FileKey;
 use super::hash::{self, Input};
 use super::{Live, Objects, file_name, pack_name};
 use crate::ids::{Digest, ObjectId, PackId};
+use crate::store::disk::Appender;
 use crate::store::record::{Location, ObjectRecord};
-use crate::store::{Result, StoreError};
+use crate::store::{HostFile, Result, StoreError};
 
 /// The first bytes of a pack; objects follow, one after the other.
 pub(super) const PACK_MAGIC: &[u8; 16] = b"shadowfs pack 1\n";
@@ -42,7 +43,7 @@ impl SealObject {
 struct PackWriter {
     pack: PackId,
     len: u64,
-    out: std::io::BufWriter<std::fs::File>,
+    out: std::io::BufWriter<Appender>,
 }
 
 impl Objects {
@@ -68,7 +69,7 @@ impl Objects {
     }
 
     /// Lets go of what a seal that failed has taken.
-    fn undo(&self, objects: &[SealObject], packs: &[(PackId, Option<std::fs::File>)]) {
+    fn undo(&self, objects: &[SealObject], packs: &[(PackId, Option<HostFile>)]) {
         for (pack, _) in packs {
             if let Err(error) = self.host.remove(&pack_name(*pack)) {
                 tracing::warn!(%error, "a pack that came to nothing stays behind");
@@ -112,7 +113,7 @@ impl Objects {
         objects: &[SealObject],
         inputs: &[Input],
         places: &mut [Option<Location>],
-        packs: &mut Vec<(PackId, Option<std::fs::File>)>,
+        packs: &mut Vec<(PackId, Option<HostFile>)>,
     ) -> Result<()> {
         let mut writer: Option<PackWriter> = None;
         for ((object, input), place) in objects.iter().zip(inputs).zip(places) {
@@ -132,20 +133,20 @@ impl Objects {
         finish(writer, packs)
     }
 
-    fn begin_pack(&self, packs: &mut Vec<(PackId, Option<std::fs::File>)>) -> Result<PackWriter> {
+    fn begin_pack(&self, packs: &mut Vec<(PackId, Option<HostFile>)>) -> Result<PackWriter> {
         let pack = self.catalog.ids().pack();
         let name = pack_name(pack);
         // A pack that no commit names is what a crash left behind; a number is given once, so this one is named by none.
         self.reliance.lock().begun(pack);
         packs.push((pack, None));
         let file = self.host.new_file(&name, || Ok(true))?;
-        let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
+        let mut out = std::io::BufWriter::with_capacity(1 << 20, Appender::new(file));
         out.write_all(PACK_MAGIC).map_err(|error| StoreError::io(format!("write {name}"), error))?;
         Ok(PackWriter { pack, len: PACK_MAGIC.len() as u64, out })
     }
 
     /// The commit point's first half: the bytes and the names of packs and files are on disk when this returns.
-    fn sync_all(&self, objects: &[SealObject], places: &[Option<Location>], packs: &[(PackId, Option<std::fs::File>)]) -> Result<()> {
+    fn sync_all(&self, objects: &[SealObject], places: &[Option<Location>], packs: &[(PackId, Option<HostFile>)]) -> Result<()> {
         let own = objects.iter().zip(places).filter(|(_, place)| place.is_none());
         let files: Vec<ObjectId> = own.map(|(object, _)| object.id()).collect();
         if files.len() + packs.len() > SYNC_EACH && self.host.sync_filesystem().is_ok() {
@@ -189,11 +190,11 @@ impl Objects {
 }
 
 /// Hands a pack's last bytes to the kernel and keeps its file for the sync.
-fn finish(writer: Option<PackWriter>, packs: &mut [(PackId, Option<std::fs::File>)]) -> Result<()> {
+fn finish(writer: Option<PackWriter>, packs: &mut [(PackId, Option<HostFile>)]) -> Result<()> {
     let Some(PackWriter { pack, out, .. }) = writer else { return Ok(()) };
     let file = out.into_inner().map_err(|error| StoreError::io(format!("write {}", pack_name(pack)), error.into_error()))?;
     if let Some((_, slot)) = packs.iter_mut().find(|(begun, _)| *begun == pack) {
-        *slot = Some(file);
+        *slot = Some(file.into_file());
     }
     Ok(())
 }

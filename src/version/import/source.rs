@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::ImportError;
 use crate::clock::Timestamp;
 use crate::ids::{Ino, VersionId};
+use crate::store::HostFile;
 use crate::sys;
 use crate::tree::Xattr;
 use crate::tree::key::{Content, FileKind, InodeRecord, Name};
@@ -245,8 +246,8 @@ pub(super) fn is_one_hole(file: &File, status: &Statx) -> bool {
 
 /// Copies `len` bytes into an empty file, holes left out: shared blocks where the host can, else in the kernel, else through
 /// memory.
-pub(super) fn copy(from: &File, to: &File, len: u64) -> io::Result<()> {
-    if sys::reflink(from, to).is_ok() {
+pub(super) fn copy(from: &File, to: &HostFile, len: u64) -> io::Result<()> {
+    if to.share(|to| sys::reflink(from, to).map(|()| 0)).is_ok() {
         return Ok(());
     }
     to.set_len(len)?;
@@ -266,21 +267,27 @@ pub(super) fn copy(from: &File, to: &File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn copy_range(from: &File, to: &File, mut at: u64, end: u64) -> io::Result<()> {
+fn copy_range(from: &File, to: &HostFile, mut at: u64, end: u64) -> io::Result<()> {
     while at < end {
-        let (mut read, mut written) = (at, at);
         let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(1 << 30);
-        match rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut written), wanted) {
-            Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => return copy_through_memory(from, to, at, end),
+        let copied = to.share(|to| {
+            let (mut read, mut written) = (at, at);
+            Ok(rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut written), wanted)?)
+        });
+        match copied {
+            Ok(0) => return copy_through_memory(from, to, at, end),
             Ok(n) => at += n as u64,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EXDEV | libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => return copy_through_memory(from, to, at, end),
+                Some(libc::EINTR) => {}
+                _ => return Err(error),
+            },
         }
     }
     Ok(())
 }
 
-fn copy_through_memory(from: &File, to: &File, mut at: u64, end: u64) -> io::Result<()> {
+fn copy_through_memory(from: &File, to: &HostFile, mut at: u64, end: u64) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 20];
     while at < end {
         let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());

@@ -1,6 +1,5 @@
 //! The bytes of open files: read, write, seek, copy.
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use nix::unistd::Whence;
@@ -12,7 +11,7 @@ use super::state::{Edit, Pending, put_record};
 use super::types::{Caller, Handle, Seek};
 use super::working::{CopyUp, FileCell, Host, Work};
 use crate::ids::{Ino, VersionId};
-use crate::store::StoreError;
+use crate::store::{HostFile, StoreError};
 use crate::tree::Snapshot;
 use crate::tree::key::{Content, InodeRecord, Key};
 use crate::version::error::{FsError, FsResult};
@@ -320,7 +319,7 @@ pub(super) const fn without_set_id(perm: u16) -> u16 {
     if perm & 0o010 != 0 { perm & !0o2000 } else { perm }
 }
 
-fn read_full(file: &std::fs::File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+fn read_full(file: &HostFile, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
     while !buffer.is_empty() {
         match file.read_at(buffer, offset) {
             Ok(0) => break,
@@ -335,7 +334,7 @@ fn read_full(file: &std::fs::File, mut buffer: &mut [u8], mut offset: u64) -> st
     Ok(())
 }
 
-fn write_some(file: &std::fs::File, data: &[u8], offset: u64) -> (usize, Option<std::io::Error>) {
+fn write_some(file: &HostFile, data: &[u8], offset: u64) -> (usize, Option<std::io::Error>) {
     let mut done = 0;
     while done < data.len() {
         match file.write_at(&data[done..], offset + done as u64) {
@@ -348,7 +347,7 @@ fn write_some(file: &std::fs::File, data: &[u8], offset: u64) -> (usize, Option<
     (done, None)
 }
 
-fn seek_host(file: &std::fs::File, offset: u64, what: Seek) -> FsResult<Option<u64>> {
+fn seek_host(file: &HostFile, offset: u64, what: Seek) -> FsResult<Option<u64>> {
     let whence = match what {
         Seek::Data => Whence::SeekData,
         Seek::Hole => Whence::SeekHole,

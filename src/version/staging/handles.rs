@@ -1,6 +1,5 @@
 //! Open files: who has what open, how the kernel must treat it, and what happens at the last close.
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use super::working::{FileCell, Work};
 use super::{Context, Staging};
 use crate::clock::Timestamp;
 use crate::ids::{Ino, ObjectId};
+use crate::store::HostFile;
 use crate::tree::Tree;
 use crate::tree::key::{Content, FileKind, InodeRecord, Key};
 use crate::version::error::{FsError, FsResult};
@@ -56,7 +56,7 @@ pub(super) struct OpenFile {
 #[derive(Clone, Debug)]
 pub(super) struct Backing {
     pub(super) object: ObjectId,
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<HostFile>,
     handles: u32,
     /// What its attributes were when they were last looked at.
     pub(super) seen: Seen,
@@ -70,7 +70,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn of(file: &File) -> FsResult<Self> {
+    pub(super) fn of(file: &HostFile) -> FsResult<Self> {
         let meta = file.metadata().map_err(|error| FsError::host("stat an object", error))?;
         let nanos = u32::try_from(meta.mtime_nsec()).unwrap_or(0);
         Ok(Self { size: meta.len(), mtime: Timestamp { secs: meta.mtime(), nanos } })

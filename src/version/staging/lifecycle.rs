@@ -1,7 +1,5 @@
 //! What the dispatcher asks of staging: what goes on, freeze, discard, a snapshot.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -13,7 +11,7 @@ use super::state::{OpenVersion, Pending, State};
 use super::types::{Activity, Invalidation};
 use super::working::{FileCell, Host, Work};
 use crate::ids::{Ino, ObjectId, VersionId};
-use crate::store::SealObject;
+use crate::store::{HostFile, SealObject};
 use crate::tree::key::{Content, FileKind, InodeRecord, Part, Value};
 use crate::tree::{Change, Snapshot, Tree};
 use crate::version::error::{FsError, FsResult};
@@ -236,7 +234,7 @@ fn only_directory_times(old: &Tree, new: &Tree) -> FsResult<bool> {
 }
 
 /// Copies a host file with its holes.
-fn copy_file(from: &File, to: &File) -> std::io::Result<()> {
+fn copy_file(from: &HostFile, to: &HostFile) -> std::io::Result<()> {
     let len = from.metadata()?.len();
     to.set_len(len)?;
     let mut buffer = vec![0; 1 << 20];

@@ -1,8 +1,6 @@
 //! Lengths and holes: truncate(2) and fallocate(2).
 
-use std::os::unix::fs::FileExt;
-
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::FallocateFlags;
 
 use super::Staging;
 use super::data::{DataChange, MAX_SIZE};
@@ -182,21 +180,22 @@ fn reserve(work: &Work, mode: Allocate, offset: u64, len: u64) -> FsResult<()> {
         Allocate::KeepSize => FallocateFlags::FALLOC_FL_KEEP_SIZE,
         _ => FallocateFlags::empty(),
     };
-    let (Ok(at), Ok(count)) = (i64::try_from(offset), i64::try_from(len)) else { return Err(FsError::FileTooLarge) };
-    match fallocate(&*host.file, flags, at, count) {
-        Ok(()) | Err(nix::errno::Errno::EOPNOTSUPP) => Ok(()),
+    match host.file.allocate(flags, offset, len) {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
         Err(error) => Err(FsError::host("reserve room for an object", error)),
     }
 }
 
 /// Zeros in a host file, as a hole where the host can.
 fn punch(host: &Host, from: u64, to: u64) -> FsResult<()> {
-    let (Ok(at), Ok(count)) = (i64::try_from(from), i64::try_from(to - from)) else { return Err(FsError::FileTooLarge) };
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-    match fallocate(&*host.file, flags, at, count) {
+    match host.file.allocate(flags, from, to - from) {
         Ok(()) => Ok(()),
-        Err(nix::errno::Errno::EOPNOTSUPP) if !host.whole => Ok(()),
-        Err(nix::errno::Errno::EOPNOTSUPP) => {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            if !host.whole {
+                return Ok(());
+            }
             let len = host.file.metadata().map_err(|error| FsError::host("stat an object", error))?.len();
             let zeros = [0; 65536];
             let mut at = from;

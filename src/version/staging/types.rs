@@ -1,11 +1,11 @@
 //! What operations on staging take and give: plain data.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::clock::Timestamp;
 use crate::ids::{Ino, VersionId};
+use crate::store::HostFile;
 use crate::store::record::Writer;
 use crate::tree::key::{FileKind, Name};
 
@@ -110,7 +110,7 @@ pub enum OpenMode {
     /// Without the page cache (others have the inode open in passthrough, which this handle may not).
     Direct,
     /// Reads and writes go to this file without asking.
-    Passthrough(Arc<File>),
+    Passthrough(Arc<HostFile>),
 }
 
 /// An opened file.

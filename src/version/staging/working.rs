@@ -1,8 +1,6 @@
 //! The working content of open files: bytes in memory or in a host file, and how a file's bytes get there before its first write.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,7 +10,7 @@ use super::extents;
 use super::state::{Edit, Pending, State};
 use super::{Context, Staging};
 use crate::ids::{Ino, ObjectId};
-use crate::store::StoreError;
+use crate::store::{HostFile, StoreError};
 use crate::tree::Snapshot;
 use crate::tree::key::{Content, InodeRecord};
 use crate::version::error::{FsError, FsResult};
@@ -52,7 +50,7 @@ pub(super) struct Memory {
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) object: ObjectId,
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<HostFile>,
     /// Whether it holds all of the file (`Content::Object`), or what was written over a base (`Content::Extents`).
     pub(super) whole: bool,
 }
@@ -251,7 +249,7 @@ impl Staging {
         Ok(as_extents(ino, record, held))
     }
 
-    pub(super) fn host_file(&self, object: ObjectId) -> FsResult<Arc<File>> {
+    pub(super) fn host_file(&self, object: ObjectId) -> FsResult<Arc<HostFile>> {
         let gone = || StoreError::Damaged { what: format!("object {object} has lost its file") };
         Ok(self.cx.store.objects().open_file(object)?.ok_or_else(gone)?)
     }

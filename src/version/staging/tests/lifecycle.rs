@@ -1,11 +1,11 @@
 //! Freeze, discard, rebase, passthrough, handles that outlive what they were opened on.
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::bench::{Bench, ROOT, TOP, noise, options, read_in, stored};
 use crate::clock::{Clock, SystemClock};
 use crate::ids::VersionId;
+use crate::store::HostFile;
 use crate::store::record::{Reason, VersionState};
 use crate::version::error::FsError;
 use crate::version::seal;
@@ -182,7 +182,7 @@ fn through(bench: &Bench, path: &str, flags: i32) -> Opened {
     bench.staging.open(&ROOT, bench.node(path), flags).unwrap()
 }
 
-fn backing(opened: &Opened) -> &std::fs::File {
+fn backing(opened: &Opened) -> &HostFile {
     match &opened.mode {
         OpenMode::Passthrough(file) => file,
         other => panic!("{other:?}"),
@@ -204,7 +204,7 @@ fn passthrough_is_for_files_of_one_pending_host_file_that_nobody_has_cached() {
     let attr = bench.lookup("f").unwrap();
     assert_eq!((attr.size, attr.volatile), (LARGE as u64 + 13, true));
     let reader = through(&bench, "f", libc::O_RDONLY);
-    let same = |a: &std::fs::File, b: &std::fs::File| std::ptr::eq(a, b);
+    let same = |a: &HostFile, b: &HostFile| std::ptr::eq(a, b);
     assert!(same(backing(&writer), backing(&reader)));
     let mut expected = noise(LARGE, 4);
     expected.extend(b"by the kernel");
