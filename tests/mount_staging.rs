@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod mount;
+#[path = "common/raw.rs"]
+mod raw;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -326,5 +328,56 @@ fn a_write_by_another_user_takes_set_id_bits_away() {
         let mut other = std::process::Command::new("cat");
         let denied = other.arg(m.at("staging/small")).uid(65534).gid(65534).stderr(std::process::Stdio::null()).status().unwrap();
         assert!(!denied.success());
+    });
+}
+
+/// ext4's answers, by mode and group of the file, to a write by one who is no member of any group but 1000.
+#[test]
+fn bits_that_are_set_while_a_writer_is_open_go_with_its_next_write() {
+    if !mount::is_root() {
+        return;
+    }
+    each(|m| {
+        for (size, mode, gid, left) in [10, 300_000].into_iter().flat_map(|size| {
+            let rows = [(0o6777, 0, 0o777), (0o6777, 1000, 0o777), (0o2745, 0, 0o745), (0o2745, 1000, 0o2745), (0o4600, 0, 0o600)];
+            rows.map(|(mode, gid, left)| (size, mode, gid, left))
+        }) {
+            let path = m.at("staging/armed");
+            fs::write(&path, vec![1; size]).unwrap();
+            // Opened before it has the bits: in passthrough, where the kernel can.
+            let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            nix::unistd::chown(&path, None, Some(gid.into())).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            file.write_all_at(b"root", 0).unwrap();
+            assert_eq!(file.metadata().unwrap().mode() & 0o7777, mode, "root may keep them");
+            raw::acting_as(1000, || file.write_all_at(b"user", 0)).unwrap();
+            assert_eq!(file.metadata().unwrap().mode() & 0o7777, left, "{size} bytes, {mode:o} of {gid}");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o2745)).unwrap();
+            raw::acting_with(1000, &[5, gid], || file.write_all_at(b"user", 0)).unwrap();
+            assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o2745, "{size} bytes, a further group is {gid}");
+            drop(file);
+            fs::remove_file(&path).unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_is_stored_through_a_mapping_keeps_its_place_in_a_file_opened_for_appending() {
+    each(|m| {
+        for (name, size) in [("new", 5_000_usize), ("large", 3 << 20)] {
+            let path = m.at("staging").join(name);
+            let file = OpenOptions::new().read(true).append(true).create(true).open(&path).unwrap();
+            if name == "new" {
+                (&file).write_all(&vec![7; size]).unwrap();
+            }
+            let mut mapping = raw::Mapping::new(&file, size, true, true).unwrap();
+            mapping.bytes_mut()[3..6].copy_from_slice(b"map");
+            mapping.sync().unwrap();
+            drop(mapping);
+            (&file).write_all(b"end").unwrap();
+            drop(file);
+            let found = fs::read(&path).unwrap();
+            assert_eq!((found.len(), &found[..8], &found[size..]), (size + 3, &b"\x07\x07\x07map\x07\x07"[..], &b"end"[..]), "{name}");
+        }
     });
 }

@@ -1,5 +1,6 @@
 //! Staging's nodes, attributes and answers as fuser wants them.
 
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use fuser::{FileAttr, INodeNo, ReplyAttr, ReplyEmpty, ReplyEntry, Request};
@@ -8,12 +9,36 @@ use super::adapter_attr::{self, FOREVER, GENERATION};
 use super::adapter_errno::of_staging;
 use super::attr::NodeAttr;
 use super::nodes::{RawNode, StagingNodes};
+use super::staging_session::StagingSession;
+use crate::ids::VersionId;
+use crate::store::record::VersionState;
 use crate::tree::key::FileKind;
 use crate::version::staging::{Attr, Caller, NodeRef};
 use crate::version::{FsError, FsResult};
 
 pub(super) fn caller(req: &Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid(), pid: req.pid() }
+}
+
+/// The attributes of our own that tell where staging stands.
+impl StagingSession {
+    /// Which version staging shows, and its state: the open one, or what it stands on.
+    fn version(&self) -> FsResult<(VersionId, VersionState)> {
+        if let Some(version) = self.staging.activity().version {
+            return Ok((version, VersionState::Open));
+        }
+        let base = self.staging.base();
+        Ok((base, self.store.catalog().version(base)?.map_or(VersionState::Expired, |record| record.state)))
+    }
+
+    pub(super) fn own_xattr(&self, name: &[u8]) -> FsResult<Vec<u8>> {
+        match name {
+            b"store" => Ok(self.store.path().as_os_str().as_bytes().to_vec()),
+            b"version" => Ok(self.version()?.0.to_string().into_bytes()),
+            b"state" => Ok(self.version()?.1.as_str().into()),
+            _ => Err(FsError::NoData),
+        }
+    }
 }
 
 impl StagingNodes {

@@ -28,9 +28,7 @@ use super::counters::{Counters, Op};
 use super::nodes::{RawNode, StagingNodes};
 use super::slow_lane::SlowLane;
 use super::views::xattr::OWN;
-use crate::ids::VersionId;
 use crate::store::Store;
-use crate::store::record::VersionState;
 use crate::tree::key::FileKind;
 use crate::version::staging::{Allocate, DirEntry, Handle, NodeRef, OpenMode, Opened, RenameMode, Seek, SetAttr, Staging, XattrMode};
 use crate::version::{FsError, FsResult};
@@ -79,24 +77,6 @@ impl StagingSession {
                     Served::Here(quiet | FopenFlags::FOPEN_DIRECT_IO)
                 }
             },
-        }
-    }
-
-    /// Which version staging shows, and its state: the open one, or what it stands on.
-    fn version(&self) -> FsResult<(VersionId, VersionState)> {
-        if let Some(version) = self.staging.activity().version {
-            return Ok((version, VersionState::Open));
-        }
-        let base = self.staging.base();
-        Ok((base, self.store.catalog().version(base)?.map_or(VersionState::Expired, |record| record.state)))
-    }
-
-    fn own_xattr(&self, name: &[u8]) -> FsResult<Vec<u8>> {
-        match name {
-            b"store" => Ok(self.store.path().as_os_str().as_bytes().to_vec()),
-            b"version" => Ok(self.version()?.0.to_string().into_bytes()),
-            b"state" => Ok(self.version()?.1.as_str().into()),
-            _ => Err(FsError::NoData),
         }
     }
 
@@ -334,7 +314,12 @@ impl Filesystem for StagingSession {
     ) {
         self.counters.count(Op::Write);
         let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        match self.staging.write(&caller(req), Handle(fh.0), offset, data, kill_priv) {
+        let (caller, handle) = (caller(req), Handle(fh.0));
+        let written = match write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            true => self.staging.write_back(&caller, handle, offset, data),
+            false => self.staging.write(&caller, handle, offset, data, kill_priv),
+        };
+        match written {
             Ok(written) => reply.written(written),
             Err(error) => reply.error(of_staging(&error)),
         }

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::Staging;
-use super::data::{drop_capability, without_set_id};
+use super::privileges::{drop_capability, without_set_id};
 use super::state::{Edit, State, put_record};
 use super::types::{Attr, Caller, Handle, NodeRef, SetAttr, StatFs, TimeSet};
 use crate::ids::Ino;
@@ -85,6 +85,9 @@ impl Staging {
             drop(used);
             state = self.lock();
         }
+        if *change == SetAttr::default() {
+            self.drop_privileges(&mut state, caller, ino)?;
+        }
         let only_size = SetAttr { size: change.size, ..SetAttr::default() };
         if *change != only_size {
             state.refresh(&self.cx, ino)?;
@@ -108,7 +111,7 @@ impl Staging {
             record.gid = change.gid.unwrap_or(record.gid);
             if record.kind != FileKind::Directory {
                 // Whoever does it, root as well: as chown(2) says.
-                record.perm = without_set_id(record.perm);
+                record.perm = without_set_id(&old, caller);
                 edits.extend(drop_capability(&self.snapshot_of(state, ino), ino)?);
             }
         }

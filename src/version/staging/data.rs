@@ -6,14 +6,13 @@ use nix::unistd::Whence;
 
 use super::Staging;
 use super::extents;
-use super::handles::CAPABILITY;
-use super::state::{Edit, Pending, put_record};
+use super::privileges::{drop_capability, without_set_id};
+use super::state::{Pending, put_record};
 use super::types::{Caller, Handle, Seek};
 use super::working::{CopyUp, FileCell, Host, Work};
 use crate::ids::{Ino, VersionId};
 use crate::store::{HostFile, StoreError};
-use crate::tree::Snapshot;
-use crate::tree::key::{Content, InodeRecord, Key};
+use crate::tree::key::{Content, InodeRecord};
 use crate::version::error::{FsError, FsResult};
 
 /// The largest file: as ext4's with blocks of 4 KiB.
@@ -69,6 +68,18 @@ impl Staging {
         self.write_cell(caller, &slot.cell, offset, data, kill_priv)
     }
 
+    /// Pages that were changed through a mapping, or by writes that the kernel had put off: they have their place, also in a file that was
+    /// opened for appending.
+    pub fn write_back(&self, caller: &Caller, handle: Handle, offset: u64, data: &[u8]) -> FsResult<u32> {
+        let _gate = self.gate.read();
+        let slot = self.file_slot(handle)?;
+        slot.cell.check()?;
+        if !slot.write {
+            return Err(FsError::BadHandle);
+        }
+        self.write_cell(caller, &slot.cell, Some(offset), data, false)
+    }
+
     /// Writes at `offset`, or at the end.
     pub(super) fn write_cell(&self, caller: &Caller, cell: &FileCell, offset: Option<u64>, data: &[u8], kill_priv: bool) -> FsResult<u32> {
         if data.is_empty() {
@@ -94,7 +105,7 @@ impl Staging {
             }
             Work::Stored => return Err(StoreError::Damaged { what: format!("inode {} was not made writable", cell.ino) }.into()),
         };
-        let change = DataChange { version, end: offset + written as u64, from: offset, wrote: true, kill: kill_priv };
+        let change = DataChange { version, end: offset + written as u64, from: offset, wrote: true, kill: kill_priv.then_some(*caller) };
         self.finish_data(cell.ino, &work, up, &change)?;
         match failed {
             Some(error) if written == 0 => Err(FsError::host("write an object", error)),
@@ -150,7 +161,7 @@ impl Staging {
         }
         edits.extend(drop_capability(&self.snapshot_of(&state, ino), ino)?);
         let restructured = content.is_some() || !edits.is_empty();
-        let perm = if change.kill { without_set_id(record.perm) } else { record.perm };
+        let perm = change.kill.map_or(record.perm, |caller| without_set_id(&record, &caller));
         let record = InodeRecord {
             size: record.size.max(if change.wrote && change.end <= change.from { 0 } else { change.end }),
             mtime: now,
@@ -275,7 +286,7 @@ impl Staging {
         let mut edits = state.drop_extents(&self.cx, target.ino)?;
         edits.extend(drop_capability(&self.snapshot_of(&state, target.ino), target.ino)?);
         let now = self.now();
-        let perm = if caller.uid == 0 { into.perm } else { without_set_id(into.perm) };
+        let perm = if caller.uid == 0 { into.perm } else { without_set_id(&into, caller) };
         let content = Content::Object(object);
         let record = InodeRecord { size: from.size, content, mtime: now, ctime: now, perm, changed_in: version, ..(*into).clone() };
         edits.push(put_record(target.ino, record));
@@ -291,8 +302,8 @@ pub(super) struct DataChange {
     pub(super) from: u64,
     pub(super) end: u64,
     pub(super) wrote: bool,
-    /// Whether set-id bits go.
-    pub(super) kill: bool,
+    /// By whom, if set-id bits go.
+    pub(super) kill: Option<Caller>,
 }
 
 impl super::state::State {
@@ -305,18 +316,6 @@ impl super::state::State {
             Work::Stored => {}
         }
     }
-}
-
-/// The edit that takes a file's capabilities away: any change of its bytes or owner does.
-pub(super) fn drop_capability(snapshot: &Snapshot, ino: Ino) -> FsResult<Option<Edit>> {
-    let key = Key::xattr(ino, CAPABILITY);
-    Ok(snapshot.tree.get(&key)?.map(|_| (key, None)))
-}
-
-/// The bits without set-user-id, and without set-group-id where that is not the mark of mandatory locking.
-pub(super) const fn without_set_id(perm: u16) -> u16 {
-    let perm = perm & !0o4000;
-    if perm & 0o010 != 0 { perm & !0o2000 } else { perm }
 }
 
 fn read_full(file: &HostFile, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use super::privileges::CAPABILITY;
 use super::state::{Pending, State};
 use super::types::{Caller, Handle, NodeRef, OpenMode, Opened, StagingEvent};
 use super::working::{FileCell, Work};
@@ -284,8 +285,6 @@ impl Staging {
         }
     }
 }
-
-pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
 impl OpenFile {
     fn new(ino: Ino) -> Self {

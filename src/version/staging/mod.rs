@@ -3,7 +3,7 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `state` | the namespace behind one lock, and the edits that everything goes through |
-//! | `namespace`, `rename`, `attr`, `xattr`, `dirs` | operations on it |
+//! | `namespace`, `rename`, `attr`, `xattr`, `dirs`, `privileges` | operations on it |
 //! | `handles`, `data`, `truncate`, `working`, `extents` | open files and their bytes |
 //! | `journal`, `replay` | what makes the open version survive |
 //! | `lifecycle`, `rebase`, `restore` | freeze, discard, carry over, put back |
@@ -21,6 +21,7 @@ mod handles;
 pub(in crate::version) mod journal;
 mod lifecycle;
 mod namespace;
+mod privileges;
 mod rebase;
 mod rename;
 mod replay;

@@ -34,7 +34,7 @@ impl Staging {
         {
             set_len(host, size)?;
         }
-        let kill = caller.uid != 0;
+        let kill = (caller.uid != 0).then_some(*caller);
         // The size may shrink: it is put right before the rest is noted.
         let mut edits = up.edits;
         let content = up.content.unwrap_or_else(|| record.content.clone());
@@ -131,7 +131,7 @@ impl Staging {
         {
             set_len(host, grow)?;
         }
-        let change = DataChange { version, from: 0, end: grow, wrote: false, kill: caller.uid != 0 };
+        let change = DataChange { version, from: 0, end: grow, wrote: false, kill: (caller.uid != 0).then_some(*caller) };
         self.finish_data(cell.ino, &work, up, &change)
     }
 

@@ -91,8 +91,8 @@ fn access_list(caller: &Caller, record: &InodeRecord, value: &[u8]) -> FsResult<
     let Some(list) = Acl::parse(value).map_err(|_| FsError::Invalid)? else { return Ok((None, record.perm)) };
     let (mode, whole) = list.mode();
     let mut perm = record.perm & !0o777 | mode;
-    if caller.uid != 0 && caller.gid != record.gid {
-        // As chmod(2): who is not in the group can't keep the bit. Supplementary groups are not known here.
+    if !caller.is_in(record.gid) {
+        // As chmod(2): who is not in the group can't keep the bit.
         perm &= !0o2000;
     }
     Ok(((!whole).then(|| list.to_bytes()), perm))
