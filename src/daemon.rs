@@ -7,7 +7,7 @@
 //! | `seals`, `judge`, `rollback`, `publish` | the open version, checks and verdicts, the way back, promotion |
 //! | `requests`, `keeping`, `documents`, `waiters`, `hold` | what the command line asks for |
 //! | `errands` | what takes long, one after the other, on a thread of its own |
-//! | `shared`, `lineage_log`, `kernel` | what FUSE threads read, and what the kernel is told |
+//! | `shared`, `lineage_log`, `kernel`, `production` | what FUSE threads read, and what the kernel is told |
 //! | `logging`, `signals` | the process |
 
 mod dispatcher;
@@ -20,6 +20,7 @@ mod kernel;
 mod lineage_log;
 mod logging;
 mod message;
+mod production;
 mod publish;
 mod requests;
 mod rollback;

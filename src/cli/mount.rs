@@ -42,6 +42,8 @@ struct Options {
 }
 
 pub(super) fn run(args: &MountArgs) -> Result {
+    // Nothing is open yet. What a kernel before 5.9 can't close stays open, as it always did.
+    let _ = sys::close_inherited();
     let options = read_options(&args.options)?;
     let foreground = args.foreground || options.foreground;
     let production = args.production.clone().or(options.production);

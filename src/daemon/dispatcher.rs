@@ -15,6 +15,7 @@ use super::hold::Hold;
 use super::judge::{Running, VersionRun};
 use super::kernel::Kernel;
 use super::message::{Message, Report};
+use super::production::ProductionMount;
 use super::publish::Promotion;
 use super::seals::{Commit, Sealing};
 use super::shared::Shared;
@@ -99,10 +100,7 @@ pub(super) struct Dispatcher {
     pub(super) promotion: Option<Promotion>,
     pub(super) promotions: u64,
     pub(super) promote_at: Option<Instant>,
-    /// The directory that a kernel mount of production is kept at, and whether it is there yet.
-    pub(super) production_dir: Option<(PathBuf, bool)>,
-    /// Keeps that mount: it must not wait for a version that is being sealed.
-    pub(super) binder: Option<Errands>,
+    pub(super) production_mount: Option<ProductionMount>,
     pub(super) waiters: Waiters,
     /// What needs an operator's eye, by subject.
     pub(super) warnings: BTreeMap<String, String>,
@@ -139,6 +137,10 @@ impl Dispatcher {
         self.drain_staging();
         match message {
             Message::Ask(request, reply) => self.ask(request, reply),
+            Message::Wait(version, promoted, reply, here) => {
+                self.work();
+                self.wait(version, promoted, reply, here);
+            }
             Message::Find(name, reply) => {
                 self.work();
                 let _ = reply.send(self.find(&name));
@@ -175,6 +177,7 @@ impl Dispatcher {
             self.settle();
             self.start_due();
             self.promote_due();
+            self.bind_due();
             if !self.has_work() {
                 break;
             }
@@ -184,7 +187,8 @@ impl Dispatcher {
 
     fn next_timer(&self) -> Option<Instant> {
         let checks = if self.has_room() { self.runs.values().filter_map(VersionRun::next_due).min() } else { None };
-        [self.config_due, self.retry_at, self.settle_at, self.promote_at, checks].into_iter().flatten().min()
+        let mount = self.production_mount.as_ref().and_then(ProductionMount::next_try);
+        [self.config_due, self.retry_at, self.settle_at, self.promote_at, checks, mount].into_iter().flatten().min()
     }
 
     /// Writes a decision with its events in one transaction, then takes it over.

@@ -101,7 +101,9 @@ impl Runner {
                 self.report(Report::Planned { version, changes });
             }
             Errand::Bind { source, target, attached } => {
-                let bound = if attached { sys::bind::switch(&source, &target) } else { sys::bind::attach(&source, &target) };
+                // Somebody may have taken it away by hand.
+                let there = attached && sys::mountinfo::mounted_at(&target).is_ok_and(|mount| mount.is_some());
+                let bound = if there { sys::bind::switch(&source, &target) } else { sys::bind::attach(&source, &target) };
                 self.report(Report::Bound(bound.map_err(|error| format!("production's mount at {}: {error}", target.display()))));
             }
         }

@@ -1,7 +1,7 @@
 //! What reaches the dispatcher.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crossbeam::channel::Sender;
 
@@ -15,6 +15,8 @@ use crate::tree::PathChange;
 pub(super) enum Message {
     /// A request that the dispatcher answers, now or later.
     Ask(Request, Sender<Reply>),
+    /// A `wait`: the version, whether for production, who is to be answered, and what is gone once nobody waits any more.
+    Wait(Option<VersionName>, bool, Sender<Reply>, Weak<()>),
     /// Which version a name means, with its record as it is now.
     Find(VersionName, Sender<Result<VersionRecord, Refusal>>),
     /// An errand is done, or tells how it goes.

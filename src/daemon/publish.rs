@@ -1,12 +1,14 @@
 //! Promotion: the pre-promotion checks, the switch, and the ways by hand.
 
+use std::sync::Arc;
+
 use crossbeam::channel::Sender;
 
 use super::dispatcher::{Dispatcher, Key, StepError};
-use super::errands::Errand;
 use super::requests::{failed, refused};
 use super::todo::Todo;
 use crate::check::{CommandJob, Work};
+use crate::config::Config;
 use crate::control::protocol::{ErrorKind, Reply, VersionDoc};
 use crate::ids::VersionId;
 use crate::promote::{Action, enough_free};
@@ -21,7 +23,9 @@ pub(super) struct Promotion {
     pub(super) version: VersionId,
     /// Tells its pre-promotion checks from those of one before.
     id: u64,
-    /// Pre-promotion commands that have passed.
+    /// The pre-promotion commands, as they were configured when it began.
+    config: Arc<Config>,
+    /// How many of them have passed.
     passed: usize,
     /// Whether it was taken back before, so that staging goes forward with it.
     taken_back: bool,
@@ -47,7 +51,8 @@ impl Dispatcher {
     fn start_promotion(&mut self, version: VersionId, taken_back: bool, reply: Option<Sender<Reply>>) {
         self.promotions += 1;
         self.scheduler.started(version);
-        self.promotion = Some(Promotion { version, id: self.promotions, passed: 0, taken_back, reply });
+        let config = Arc::clone(&self.config);
+        self.promotion = Some(Promotion { version, id: self.promotions, config, passed: 0, taken_back, reply });
         let space = self.store.filesystem().map_err(|error| format!("free space is not known: {error}")).and_then(|figures| {
             let fragment = figures.fragment_size();
             enough_free(figures.blocks_available() * fragment, figures.blocks() * fragment, self.config.promotion.require_free)
@@ -62,7 +67,8 @@ impl Dispatcher {
     fn next_pre(&mut self) {
         let Some(promotion) = &self.promotion else { return };
         let (version, number, key) = (promotion.version, promotion.passed, Key::Pre { promotion: promotion.id });
-        let Some(command) = self.config.promotion.pre.get(number).cloned() else {
+        let timeout = promotion.config.checks.timeout;
+        let Some(command) = promotion.config.promotion.pre.get(number).cloned() else {
             self.todo.push_back(Todo::Switch(promotion.id));
             return;
         };
@@ -77,7 +83,7 @@ impl Dispatcher {
             environment: self.environment(version, self.history.production(), None),
             user: None,
             log,
-            timeout: self.config.checks.timeout,
+            timeout,
         };
         self.submit(key, Work::Command(job));
     }
@@ -88,7 +94,7 @@ impl Dispatcher {
             promotion.passed += 1;
             return self.next_pre();
         }
-        let command = self.config.promotion.pre.get(promotion.passed).map_or_else(String::new, |command| command.join(" "));
+        let command = promotion.config.promotion.pre.get(promotion.passed).map_or_else(String::new, |command| command.join(" "));
         let line = format!("pre-promotion check {command}: {}", crate::lineage::text::ending(outcome));
         self.hold_back(line);
     }
@@ -221,23 +227,6 @@ impl Dispatcher {
         let doc = self.history.get(target).map(VersionDoc::from);
         let _ = reply.send(doc.map_or(Reply::Nothing, |doc| Reply::Version(Box::new(doc))));
         Ok(())
-    }
-
-    /// Has the kernel mount of production follow.
-    pub(super) fn bind_production(&mut self) {
-        let (Some((target, attached)), Some(binder)) = (&mut self.production_dir, &self.binder) else { return };
-        let source = self.shared.mount.join("versions").join(self.history.production().to_string());
-        binder.send(Errand::Bind { source, target: target.clone(), attached: *attached });
-        *attached = true;
-    }
-
-    pub(super) fn bound(&mut self, bound: Result<(), String>) {
-        match bound {
-            Ok(()) => {
-                self.warnings.remove("production");
-            }
-            Err(line) => self.warn("production".to_owned(), line),
-        }
     }
 }
 

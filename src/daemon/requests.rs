@@ -1,6 +1,6 @@
 //! Requests: what the dispatcher answers, and what a connection's own thread can answer from shared state.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
@@ -40,7 +40,6 @@ impl Dispatcher {
             Request::Begin { message } => self.begin(message),
             Request::Abort => self.abort(),
             Request::Commit { message } => return self.commit(message, reply),
-            Request::Wait { version, promoted } => return self.wait(version, promoted, reply),
             Request::Check { version, check } => {
                 return self.with_version(Some(version), reply, |this, version, reply| {
                     this.check_by_hand(version, check, reply);
@@ -62,7 +61,7 @@ impl Dispatcher {
                 self.find(&version).map_or_else(Reply::Refused, |record| Reply::Version(Box::new(VersionDoc::from(&record))))
             }
             Request::Unmount => return self.stopping.get_or_insert_default().push(reply),
-            Request::Show { .. } | Request::Diff { .. } | Request::Lineage { .. } | Request::Verify => {
+            Request::Wait { .. } | Request::Show { .. } | Request::Diff { .. } | Request::Lineage { .. } | Request::Verify => {
                 failed("not a request for the dispatcher")
             }
         };
@@ -93,7 +92,7 @@ impl Dispatcher {
         }
     }
 
-    fn wait(&mut self, version: Option<VersionName>, promoted: bool, reply: Sender<Reply>) {
+    pub(super) fn wait(&mut self, version: Option<VersionName>, promoted: bool, reply: Sender<Reply>, here: Weak<()>) {
         let version = match version.map(|name| self.find(&name)).transpose() {
             Ok(Some(record)) => record.version,
             Ok(None) => match self.newest() {
@@ -102,7 +101,7 @@ impl Dispatcher {
             },
             Err(refusal) => return drop(reply.send(Reply::Refused(refusal))),
         };
-        self.waiters.add(version, promoted, reply);
+        self.waiters.add(version, promoted, reply, here);
     }
 
     /// The newest open or sealed version.
@@ -188,7 +187,12 @@ impl Connections {
     fn dispatch(&self, request: Request, gone: &dyn Fn() -> bool) -> Reply {
         let (reply, answer) = bounded(1);
         let ended = || refused(ErrorKind::Temporary, "the daemon is ending; try again once it is mounted");
-        if self.messages.send(Message::Ask(request, reply)).is_err() {
+        let here = Arc::new(());
+        let message = match request {
+            Request::Wait { version, promoted } => Message::Wait(version, promoted, reply, Arc::downgrade(&here)),
+            request => Message::Ask(request, reply),
+        };
+        if self.messages.send(message).is_err() {
             return ended();
         }
         loop {

@@ -13,6 +13,7 @@ use super::dispatcher::{Dispatcher, Sources, StepError};
 use super::errands::Errands;
 use super::kernel::{Kernel, Mounted};
 use super::message::Message;
+use super::production::ProductionMount;
 use super::requests::Connections;
 use super::shared::Shared;
 use super::waiters::Waiters;
@@ -72,8 +73,8 @@ pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<St
     let mut dispatcher = parts.dispatcher(core.staging_base, messages.clone(), inbox).map_err(other("the daemon's threads"))?;
     if let Some(dir) = &options.production_dir {
         let binder = Errands::start(Arc::clone(&store), Arc::clone(&clock), messages.clone());
-        dispatcher.binder = Some(binder.map_err(other("a thread for production's mount"))?);
-        dispatcher.production_dir = Some((dir.clone(), false));
+        let binder = binder.map_err(other("a thread for production's mount"))?;
+        dispatcher.production_mount = Some(ProductionMount::new(dir.clone(), binder));
     }
     dispatcher.resume(&options.mount_point)?;
     let connections = Connections { shared, staging: Arc::clone(&dispatcher.staging), messages: messages.clone() };
@@ -211,8 +212,7 @@ impl Parts {
             promotion: None,
             promotions: 0,
             promote_at: None,
-            production_dir: None,
-            binder: None,
+            production_mount: None,
             waiters: Waiters::default(),
             warnings: BTreeMap::new(),
             run_dir,
@@ -247,9 +247,7 @@ impl Dispatcher {
             .and_then(|mut file| file.write_all(self.run_dir.as_os_str().as_encoded_bytes()).and_then(|()| file.sync_all()))
             .map_err(|error| DaemonError::Other(format!("{}: {error}", marker.display())))?;
         self.note(None, EventKind::Mounted { at: mount, recovered })?;
-        if self.production_dir.is_some() {
-            self.bind_production();
-        }
+        self.bind_production();
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::DaemonError;
 use super::dispatcher::{Dispatcher, Key};
+use super::production::ProductionMount;
 use super::requests::refused;
 use super::start::{MARKER, Started};
 use super::todo::Todo;
@@ -51,10 +52,10 @@ pub(super) fn run(started: Started) -> Result<(), DaemonError> {
 }
 
 fn take_down(dispatcher: &mut Dispatcher, mounts: &Mounts, lazy: bool) -> Result<(), MountError> {
-    if let Some((target, attached)) = &mut dispatcher.production_dir
-        && std::mem::take(attached)
+    if let Some(mount) = &mut dispatcher.production_mount
+        && std::mem::take(&mut mount.attached)
     {
-        detach_production(target);
+        detach_production(&mount.dir);
     }
     mounts.unmount(lazy)
 }
@@ -72,14 +73,12 @@ fn finish(mut dispatcher: Dispatcher, mounts: Arc<Mounts>) -> Result<(), DaemonE
     drop(mounts);
     dispatcher.drain_staging();
     dispatcher.work();
-    let Dispatcher { errands, pool, staging, store, run_dir, sources, production_dir, binder, .. } = dispatcher;
+    let Dispatcher { errands, pool, staging, store, run_dir, sources, production_mount, .. } = dispatcher;
     // A version that is being sealed is sealed; what fails is in its journal.
     errands.finish();
-    if let Some(binder) = binder {
+    if let Some(ProductionMount { dir, binder, .. }) = production_mount {
         binder.finish();
-    }
-    if let Some((target, _)) = &production_dir {
-        detach_production(target);
+        detach_production(&dir);
     }
     drop(sources);
     pool.stop();

@@ -1,5 +1,7 @@
 //! Those who wait for a verdict or for production.
 
+use std::sync::Weak;
+
 use crossbeam::channel::Sender;
 
 use crate::control::protocol::{Reply, VersionDoc};
@@ -12,6 +14,8 @@ struct Waiter {
     version: VersionId,
     promoted: bool,
     reply: Sender<Reply>,
+    /// Gone with who waits.
+    here: Weak<()>,
 }
 
 /// Who waits, and whether something has changed since they were looked at.
@@ -22,9 +26,16 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    pub(super) fn add(&mut self, version: VersionId, promoted: bool, reply: Sender<Reply>) {
-        self.list.push(Waiter { version, promoted, reply });
+    pub(super) fn add(&mut self, version: VersionId, promoted: bool, reply: Sender<Reply>, here: Weak<()>) {
+        // Those who went before their answer came: no more are kept than can be connected at once.
+        self.list.retain(|waiter| waiter.here.strong_count() > 0);
+        self.list.push(Waiter { version, promoted, reply, here });
         self.stirred = true;
+    }
+
+    #[cfg(test)]
+    pub(super) const fn count(&self) -> usize {
+        self.list.len()
     }
 
     pub(super) fn stir(&mut self) {

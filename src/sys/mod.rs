@@ -7,10 +7,12 @@ pub mod child;
 pub mod daemon;
 pub mod device;
 pub mod fusermount;
+pub mod inherit;
 pub mod mount;
 pub mod mountinfo;
 pub mod reflink;
 
 pub use child::with_all_signals;
 pub use daemon::{Daemonized, Ready, daemonize};
+pub use inherit::close_inherited;
 pub use reflink::reflink;

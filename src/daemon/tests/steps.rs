@@ -180,3 +180,36 @@ fn a_switch_that_waited_is_not_another_promotion_s() {
     assert_eq!(dispatcher.history.production(), VersionId(0));
     take_apart(dispatcher);
 }
+
+#[test]
+fn a_reload_in_the_midst_of_a_promotion_skips_none_of_its_commands() {
+    let two = JSON.replace("[promotion]", "[promotion]\npre = [[\"true\"], [\"false\"]]");
+    let (daemon, mut dispatcher) = Daemon::driven(&two);
+    daemon.put("a.json", "1");
+    seal(&daemon, &mut dispatcher);
+    dispatcher.todo.push_back(Todo::Pass(T1));
+    dispatcher.work();
+    dispatcher.promote_due();
+    let id = dispatcher.promotions;
+    // The first command has passed; before the second begins, the configuration comes to have one alone.
+    dispatcher.config = config(&JSON.replace("[promotion]", "[promotion]\npre = [[\"true\"]]"));
+    dispatcher.pre_ended(id, &Outcome::Passed);
+    assert!(dispatcher.todo.is_empty(), "it went to production with a command left out: {:?}", dispatcher.todo);
+    dispatcher.pre_ended(id, &Outcome::Failed { code: Some(1) });
+    assert_eq!(dispatcher.scheduler.reason(), Some("pre-promotion check false: failed (exit 1)"));
+    take_apart(dispatcher);
+}
+
+#[test]
+fn who_went_away_waits_no_more() {
+    let (daemon, mut dispatcher) = Daemon::driven(&waiting());
+    daemon.put("a.json", "1");
+    seal(&daemon, &mut dispatcher);
+    for _ in 0..3 {
+        let (reply, _answer) = crossbeam::channel::bounded(1);
+        let here = Arc::new(());
+        dispatcher.wait(None, false, reply, Arc::downgrade(&here));
+        assert_eq!(dispatcher.waiters.count(), 1);
+    }
+    take_apart(dispatcher);
+}

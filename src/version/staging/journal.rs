@@ -165,7 +165,7 @@ impl Staging {
         slot.cell.check_poison()?;
         self.sync_file(&slot.cell).inspect_err(|error| {
             slot.cell.poison();
-            self.failed(&format!("fsync of inode {}: {error}", slot.cell.ino));
+            self.told(&format!("fsync of inode {}: {error}", slot.cell.ino), error);
         })
     }
 
@@ -187,7 +187,7 @@ impl Staging {
 
     /// fsync(2) of a directory.
     pub fn fsync_dir(&self, _handle: Handle) -> FsResult<()> {
-        self.save(Sync::Journal).inspect_err(|error| self.failed(&format!("fsync of a directory: {error}")))
+        self.save(Sync::Journal).inspect_err(|error| self.told(&format!("fsync of a directory: {error}"), error))
     }
 
     /// Makes everything durable: for an orderly end.
@@ -314,6 +314,13 @@ impl Staging {
             state.base_tree.settle();
         }
         saved.is_err()
+    }
+
+    /// What has failed for good was told when it failed: who asks again and again does not fill the log.
+    fn told(&self, what: &str, error: &FsError) {
+        if !matches!(error, FsError::Store(StoreError::Poisoned { .. }) | FsError::Poisoned) {
+            self.failed(what);
+        }
     }
 
     pub(super) fn failed(&self, what: &str) {
