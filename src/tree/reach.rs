@@ -98,12 +98,15 @@ pub fn named_by_journals(store: &Store) -> Result<HashSet<ObjectId>, StoreError>
                 JournalRecord::Data { object, .. } | JournalRecord::Truncate { object, .. } => {
                     named.insert(object);
                 }
-                JournalRecord::Edit { value: Some(value), .. } => {
+                // Asides that no join came for as well: it costs space, not content.
+                JournalRecord::Edit { value: Some(value), .. } | JournalRecord::Aside { value: Some(value), .. } => {
                     let value: Value =
                         codec::decode(&value).map_err(|error| StoreError::Damaged { what: format!("journal/{version}: {error}") })?;
                     named.extend(object_of(&value));
                 }
                 JournalRecord::Edit { value: None, .. }
+                | JournalRecord::Aside { value: None, .. }
+                | JournalRecord::Join { .. }
                 | JournalRecord::Base { .. }
                 | JournalRecord::Writer(_)
                 | JournalRecord::Sealed { .. } => {}

@@ -80,6 +80,22 @@ pub enum JournalRecord {
         /// Its message.
         message: Option<String>,
     },
+    /// An edit that counts once a `Join` takes it up: what belongs together may be too much for one batch.
+    Aside {
+        /// The key.
+        #[serde(with = "codec::bytes")]
+        key: Vec<u8>,
+        /// The new value; `None` removes the key.
+        #[serde(with = "codec::optional_bytes")]
+        value: Option<Vec<u8>>,
+    },
+    /// The last `edits` asides are edits now, all of them at once.
+    Join {
+        /// The version stands on this parent from here on, since then, and these edits are all of it.
+        base: Option<(VersionId, Timestamp)>,
+        /// How many.
+        edits: u64,
+    },
 }
 
 /// The journal of an open version, to append to.

@@ -30,6 +30,9 @@ use crate::version::error::{FsError, FsResult};
 const ROUND: Duration = Duration::from_secs(1);
 const ROUNDS_TO_SYNC: u32 = 5;
 
+/// So many bytes of edits are one batch; a batch has room for three times as much. (In tests next to nothing.)
+const AT_ONCE: usize = if cfg!(test) { 1 << 10 } else { 16 << 20 };
+
 /// The journal of a version, and what it still has to get.
 #[derive(Debug)]
 pub(in crate::version) struct VersionJournal {
@@ -262,7 +265,7 @@ impl Staging {
             self.sync_object(object)?;
         }
         for batch in batches {
-            out.append(&batch.into_records())?;
+            batch.append_to(out)?;
         }
         if let Some(message) = sealed {
             out.append(&[JournalRecord::Sealed { message }])?;
@@ -338,20 +341,43 @@ impl super::state::State {
 }
 
 impl Batch {
-    fn into_records(self) -> Vec<JournalRecord> {
+    fn append_to(self, out: &mut Journal) -> Result<(), StoreError> {
         match self {
-            Self::Base { parent, opened_at } => vec![JournalRecord::Base { parent, opened_at }],
-            Self::Writer(writer) => vec![JournalRecord::Writer(writer)],
-            Self::Edits(edits) => edits.iter().map(record_of).collect(),
-            Self::Rebase { parent, opened_at, edits } => {
-                std::iter::once(JournalRecord::Base { parent, opened_at }).chain(edits.iter().map(record_of)).collect()
-            }
+            Self::Base { parent, opened_at } => out.append(&[JournalRecord::Base { parent, opened_at }]),
+            Self::Writer(writer) => out.append(&[JournalRecord::Writer(writer)]),
+            Self::Edits(edits) => append_edits(out, None, &edits, AT_ONCE),
+            Self::Rebase { parent, opened_at, edits } => append_edits(out, Some((parent, opened_at)), &edits, AT_ONCE),
         }
     }
 }
 
-fn record_of((key, value): &Edit) -> JournalRecord {
-    JournalRecord::Edit { key: codec::encode(key), value: value.as_ref().map(codec::encode) }
+/// Edits that count wholly or not at all, behind the parent that they are all of a version on. More than `at_once` bytes of them go aside
+/// first, in as many batches as it takes.
+pub(super) fn append_edits(
+    out: &mut Journal,
+    base: Option<(VersionId, Timestamp)>,
+    edits: &[Edit],
+    at_once: usize,
+) -> Result<(), StoreError> {
+    let encoded: Vec<_> = edits.iter().map(|(key, value)| (codec::encode(key), value.as_ref().map(codec::encode))).collect();
+    let size = |(key, value): &(Vec<u8>, Option<Vec<u8>>)| key.len() + value.as_ref().map_or(0, Vec::len) + 16;
+    if encoded.iter().map(size).sum::<usize>() <= at_once {
+        let begin = base.map(|(parent, opened_at)| JournalRecord::Base { parent, opened_at });
+        let edits = encoded.into_iter().map(|(key, value)| JournalRecord::Edit { key, value });
+        return out.append(&begin.into_iter().chain(edits).collect::<Vec<_>>());
+    }
+    let (mut batch, mut len) = (Vec::new(), 0);
+    for edit in encoded {
+        len += size(&edit);
+        let (key, value) = edit;
+        batch.push(JournalRecord::Aside { key, value });
+        if len > at_once {
+            out.append(&std::mem::take(&mut batch))?;
+            len = 0;
+        }
+    }
+    batch.push(JournalRecord::Join { base, edits: edits.len() as u64 });
+    out.append(&batch)
 }
 
 fn errno_of(error: &FsError) -> i32 {

@@ -12,8 +12,8 @@ use crate::clock::Timestamp;
 use crate::ids::{Ino, ObjectId, VersionId};
 use crate::store::record::{VersionState, Writer};
 use crate::store::{JournalRecord, SealObject, StoreError, codec};
-use crate::tree::key::{Content, FileKind, InodeRecord, Key, Part, Value};
-use crate::tree::{Snapshot, Tree};
+use crate::tree::key::{Content, FileKind, InodeRecord, Part, Value};
+use crate::tree::{Snapshot, Tree, object_of};
 use crate::version::error::FsResult;
 use crate::version::seal::Frozen;
 
@@ -73,6 +73,7 @@ fn read(version: VersionId, records: Vec<JournalRecord>) -> FsResult<Option<Told
         sealed: None,
     };
     let mut based = false;
+    let mut aside: Vec<Edit> = Vec::new();
     for record in records {
         match record {
             JournalRecord::Base { parent, opened_at } => {
@@ -82,11 +83,25 @@ fn read(version: VersionId, records: Vec<JournalRecord>) -> FsResult<Option<Told
             }
             JournalRecord::Writer(writer) => told.writers.push(writer),
             JournalRecord::Edit { key, value } => {
-                let damage = |error| StoreError::Damaged { what: format!("journal of {version}: {error}") };
-                let key: Key = codec::decode(&key).map_err(damage)?;
-                let value: Option<Value> = value.map(|value| codec::decode(&value)).transpose().map_err(damage)?;
-                told.objects.extend(value.as_ref().and_then(object_in));
-                told.edits.push((key, value));
+                let edit = decode(version, &key, value)?;
+                told.objects.extend(edit.1.as_ref().and_then(object_of));
+                told.edits.push(edit);
+            }
+            JournalRecord::Aside { key, value } => {
+                let edit = decode(version, &key, value)?;
+                told.objects.extend(edit.1.as_ref().and_then(object_of));
+                aside.push(edit);
+            }
+            JournalRecord::Join { base, edits } => {
+                if let Some((parent, opened_at)) = base {
+                    (told.parent, told.opened_at, based) = (parent, opened_at, true);
+                    told.edits.clear();
+                }
+                // Those before belong to a join that never came.
+                let from = usize::try_from(edits).ok().and_then(|edits| aside.len().checked_sub(edits));
+                let few = || StoreError::Damaged { what: format!("journal of {version}: {edits} edits are to be there, {}", aside.len()) };
+                told.edits.extend(aside.drain(from.ok_or_else(few)?..));
+                aside.clear();
             }
             JournalRecord::Data { object, offset, bytes } => {
                 told.objects.insert(object);
@@ -103,15 +118,10 @@ fn read(version: VersionId, records: Vec<JournalRecord>) -> FsResult<Option<Told
     Ok(based.then_some(told))
 }
 
-fn object_in(value: &Value) -> Option<ObjectId> {
-    match value {
-        Value::Inode(record) => match record.content {
-            Content::Object(object) => Some(object),
-            _ => None,
-        },
-        Value::Extent(extent) => Some(extent.object),
-        Value::Dirent(..) | Value::Link | Value::Xattr(_) => None,
-    }
+fn decode(version: VersionId, key: &[u8], value: Option<Vec<u8>>) -> FsResult<Edit> {
+    let damage = |error| StoreError::Damaged { what: format!("journal of {version}: {error}") };
+    let value = value.map(|value| codec::decode(&value)).transpose().map_err(damage)?;
+    Ok((codec::decode(key).map_err(damage)?, value))
 }
 
 fn put_bytes(bytes: &mut Vec<u8>, offset: u64, data: &[u8]) {
@@ -146,7 +156,7 @@ fn restore(cx: &Context, state: &mut State, base: Tree, told: Told, below: &[Fro
     for object in &told.objects {
         cx.store.ids().raise_object(object.next());
     }
-    let below: HashSet<ObjectId> = below.iter().flat_map(|frozen| frozen.objects.iter().map(object_of)).collect();
+    let below: HashSet<ObjectId> = below.iter().flat_map(|frozen| frozen.objects.iter().map(|object| object.id())).collect();
     let found = find_bytes(cx, &base, &tree, told.bytes, &below)?;
     for (key, value) in &found.repairs {
         tree.set(key, value.clone())?;
@@ -205,12 +215,6 @@ fn restore(cx: &Context, state: &mut State, base: Tree, told: Told, below: &[Fro
         journal,
     });
     Ok(None)
-}
-
-const fn object_of(object: &SealObject) -> ObjectId {
-    match object {
-        SealObject::Held(object) | SealObject::File(object) => *object,
-    }
 }
 
 /// What is there of the bytes that a replayed tree names.

@@ -2,7 +2,9 @@
 
 use super::bench::{Bench, ROOT, noise, read_in, stored};
 use crate::ids::VersionId;
+use crate::store::codec;
 use crate::store::record::VersionState;
+use crate::tree::key::{FileKind, Key, Value};
 use crate::version::error::FsError;
 use crate::version::staging::StagingEvent;
 
@@ -146,4 +148,61 @@ fn after_a_failed_fsync_the_file_never_claims_to_be_safe() {
     let handle = bench.open_at("f", libc::O_RDWR);
     bench.staging.write(&ROOT, handle, 0, b"B", false).unwrap();
     bench.staging.fsync(handle, false).unwrap();
+}
+
+#[test]
+fn a_rebase_of_more_edits_than_fit_a_batch_survives_whole() {
+    let bench = Bench::new();
+    bench.put("base", b"base");
+    let (first, onto) = bench.seal();
+    bench.put("rejected", b"rejected");
+    let (_, from) = bench.seal();
+    let names: Vec<String> = (0..200).map(|number| format!("file-{number}")).collect();
+    for name in &names {
+        bench.put(name, name.as_bytes());
+    }
+    bench.staging.sync_all().unwrap();
+    let rebased = bench.staging.rebase(&from, &onto, first.version).unwrap();
+    assert!(matches!(rebased.outcome, crate::version::staging::RebaseOutcome::Clean));
+    bench.put("after", b"after");
+    bench.staging.sync_all().unwrap();
+    let version = bench.staging.activity().version;
+    drop((from, onto, rebased));
+    let bench = bench.crash();
+    assert_eq!(bench.staging.activity().version, version);
+    for name in &names {
+        assert_eq!(bench.get(name), name.as_bytes());
+    }
+    assert_eq!(bench.get("after"), b"after");
+    assert_eq!(bench.get("base"), b"base");
+    let (record, _) = bench.seal();
+    assert_eq!(record.parent, Some(first.version));
+    assert_eq!(record.changes.added, 201);
+}
+
+#[test]
+fn edits_aside_count_with_their_join_alone() {
+    use crate::store::JournalRecord;
+    let bench = Bench::new();
+    bench.put("kept", b"kept");
+    bench.staging.sync_all().unwrap();
+    let version = bench.staging.activity().version.unwrap();
+    let edits = |name: &[u8]| {
+        let (key, value) = (Key::dirent(crate::ids::Ino::ROOT, name), Value::Dirent(crate::ids::Ino(9), FileKind::Regular));
+        JournalRecord::Aside { key: codec::encode(&key), value: Some(codec::encode(&value)) }
+    };
+    let store = std::sync::Arc::clone(&bench.store);
+    let append = |store: &crate::store::Store, records: &[JournalRecord]| {
+        let mut journal = store.journal(version).unwrap();
+        journal.append(records).unwrap();
+        journal.sync().unwrap();
+    };
+    // A crash came before the first join; what was to be joined then stays out of the second.
+    append(&store, &[edits(b"lost")]);
+    append(&store, &[edits(b"here"), JournalRecord::Join { base: None, edits: 1 }]);
+    drop(store);
+    let bench = bench.crash();
+    let names: Vec<_> = bench.staging.snapshot().unwrap().entries(crate::ids::Ino::ROOT, 0, 10).unwrap();
+    let names: Vec<_> = names.iter().map(|(name, ..)| name.to_vec()).collect();
+    assert_eq!(names, [b"here".to_vec(), b"kept".to_vec()]);
 }
