@@ -3,6 +3,10 @@
 
 #[path = "common/check_tree.rs"]
 mod check_tree;
+#[path = "staging_model/crash_points.rs"]
+mod crash_points;
+#[path = "common/disk.rs"]
+mod disk;
 #[path = "common/model.rs"]
 mod model;
 
@@ -14,6 +18,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use shadowfs::clock::{Clock, SystemClock, Timestamp};
 use shadowfs::ids::{Ino, VersionId};
+use shadowfs::store::disk::Disk;
 use shadowfs::store::{HostFile, Store};
 use shadowfs::tree::key::{Content, FileKind, InodeRecord};
 use shadowfs::tree::{Nodes, Snapshot, Tree};
@@ -46,6 +51,7 @@ struct Real {
     staging: Arc<Staging>,
     store: Arc<Store>,
     dir: Arc<tempfile::TempDir>,
+    disk: Option<Arc<dyn Disk>>,
     model: Model,
     handles: [Option<Handle>; SLOTS],
     /// Host files that a kernel would use itself.
@@ -87,17 +93,22 @@ fn errno(error: FsError) -> i32 {
 
 impl Real {
     fn new(passthrough: bool) -> Self {
+        Self::new_on(passthrough, None)
+    }
+
+    fn new_on(passthrough: bool, disk: Option<Arc<dyn Disk>>) -> Self {
         let dir = Arc::new(fast_dir());
-        let store = Arc::new(Store::init(&dir.path().join("store"), &SystemClock).unwrap());
+        let store = Arc::new(Store::init_on(&dir.path().join("store"), &SystemClock, disk.clone()).unwrap());
         let t0 = import::empty(&store, &SystemClock).unwrap();
         drop(store);
-        let (staging, store) = Self::open(&dir, passthrough);
+        let (staging, store) = Self::open(&dir, passthrough, disk.clone());
         let model = Model::new(snapshot_of(&store, t0.version).inode(Ino::ROOT).unwrap().unwrap().perm);
         let line = vec![(t0.version, model.clone())];
         Self {
             staging,
             store,
             dir,
+            disk,
             model,
             handles: [None; SLOTS],
             through: Default::default(),
@@ -108,8 +119,8 @@ impl Real {
         }
     }
 
-    fn open(dir: &tempfile::TempDir, passthrough: bool) -> (Arc<Staging>, Arc<Store>) {
-        let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+    fn open(dir: &tempfile::TempDir, passthrough: bool, disk: Option<Arc<dyn Disk>>) -> (Arc<Staging>, Arc<Store>) {
+        let store = Arc::new(Store::open_on(&dir.path().join("store"), disk).unwrap());
         let base = store.catalog().pointers().unwrap().base;
         let options = StagingOptions { small_file: SMALL, flusher: false, passthrough, ..StagingOptions::default() };
         let (events, _) = crossbeam::channel::unbounded();
@@ -520,8 +531,8 @@ impl Real {
         let store = Arc::new(Store::init(&elsewhere.path().join("store"), &SystemClock).unwrap());
         let _t0 = import::empty(&store, &SystemClock).unwrap();
         drop(store);
-        (self.staging, self.store) = Self::open(&elsewhere, false);
-        (self.staging, self.store) = Self::open(dir, self.passthrough);
+        (self.staging, self.store) = Self::open(&elsewhere, false, None);
+        (self.staging, self.store) = Self::open(dir, self.passthrough, self.disk.clone());
     }
 }
 

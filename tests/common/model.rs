@@ -219,6 +219,23 @@ impl Model {
         Some((node.data.clone(), node.names > 0))
     }
 
+    /// Which file each path leads to, by a number that is the same in all states of one history.
+    pub fn ids(&self) -> BTreeMap<Path, usize> {
+        let mut all = BTreeMap::new();
+        self.walk(ROOT, &mut Vec::new(), &mut all);
+        all
+    }
+
+    /// Which file a slot has open.
+    pub fn id_in(&self, slot: usize) -> Option<usize> {
+        self.slots[slot].map(|slot| slot.id)
+    }
+
+    /// Mode and bytes of a file.
+    pub fn file(&self, id: usize) -> Option<(u16, &[u8])> {
+        self.nodes.get(&id).map(|node| (node.perm, node.data.as_slice()))
+    }
+
     pub fn is_open(&self, slot: usize) -> bool {
         self.slots[slot].is_some()
     }
