@@ -25,7 +25,7 @@ pub(super) struct Output {
 impl Output {
     /// Output into a new log at `path`.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
-        let log = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let log = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)?;
         Ok(Self { log, kept: 0, dropped: 0, failed: None, line: Vec::new(), metrics: Vec::new() })
     }
 

@@ -1,7 +1,7 @@
 //! `lineage/`: the audit trail as the views read it.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -116,7 +116,8 @@ impl LineageSource for Shared {
         match file {
             LineageFile::Log => Ok(self.log.with(|text| part(&text.bytes, offset, len))?),
             LineageFile::Output { version, check, attempt } => {
-                let Ok(file) = File::open(self.log_file(*version, check, *attempt)) else { return Ok(Vec::new()) };
+                let log = self.log_file(*version, check, *attempt);
+                let Ok(file) = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(log) else { return Ok(Vec::new()) };
                 let mut buffer = vec![0; len];
                 let n = file.read_at(&mut buffer, offset)?;
                 buffer.truncate(n);

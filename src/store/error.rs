@@ -68,6 +68,30 @@ pub enum StoreError {
         /// Where.
         path: PathBuf,
     },
+    /// The store's directory is another's.
+    #[error("{0} belongs to uid {owner}, this is uid {own}; mount it as its owner, or make it yours: chown -R {own} {0}", .path.display())]
+    Foreign {
+        /// Where.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        own: u32,
+    },
+    /// Others than its owner may enter the store's directory.
+    #[error("{0} has mode {mode:04o}: others could read and change the dataset behind its permissions; run: chmod 700 {0}", .path.display())]
+    Exposed {
+        /// Where.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A link where a store has a file or directory.
+    #[error("{} is a symbolic link; a store's files lie in the store: put the real one there", .path.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
+    },
     /// A sync failed before: what it should have made durable may be lost, whatever a later sync says.
     #[error("{what}: an earlier sync failed: {}", io::Error::from_raw_os_error(*.errno))]
     Poisoned {
@@ -123,6 +147,8 @@ impl StoreError {
             Self::Exists { .. } => libc::EEXIST,
             Self::NotAStore { .. } => libc::ENOENT,
             Self::TooLarge { .. } => libc::EFBIG,
+            Self::Foreign { .. } | Self::Exposed { .. } => libc::EPERM,
+            Self::Link { .. } => libc::ELOOP,
             Self::Damaged { .. } | Self::Unfinished { .. } | Self::NewerFormat { .. } => libc::EIO,
         }
     }

@@ -163,6 +163,11 @@ impl HostDir {
         Ok(names)
     }
 
+    /// The directory's own owner and mode.
+    pub(crate) fn status(&self) -> io::Result<std::fs::Metadata> {
+        self.dir.metadata()
+    }
+
     /// The figures of the filesystem.
     pub(crate) fn filesystem(&self) -> Result<Statvfs> {
         fstatvfs(&self.dir).map_err(|errno| StoreError::io("statvfs", errno))

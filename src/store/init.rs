@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 
 use super::disk::Disk;
+use super::guard::guard;
 use super::host::HostDir;
 use super::record::VersionState;
 use super::{Catalog, HostFile, Objects, Result, Store, StoreError};
@@ -60,6 +61,7 @@ impl Store {
             Err(error) => return Err(StoreError::io(format!("open {}", path.display()), error)),
         };
         let lock = open_format(&host, path)?;
+        guard(&host, path)?;
         let catalog = host.existing("open", "catalog.redb", OFlag::O_RDWR)?;
         let catalog = catalog.ok_or_else(|| StoreError::damaged(format!("{} has no catalog.redb", path.display())))?;
         let catalog = Catalog::open(catalog)?;
@@ -153,6 +155,7 @@ fn build(claim: &Claim, host: HostDir, clock: &dyn Clock) -> Result<Store> {
     let fail = |verb: &str, error: io::Error| StoreError::io(format!("{verb} {}", path.display()), error);
     // The umask, or a directory that was there before, may have left another mode.
     std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|error| fail("change the mode of", error))?;
+    guard(&host, path)?;
     for dir in &DIRS[1..] {
         host.make_dir(dir)?;
     }

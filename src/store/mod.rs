@@ -19,6 +19,7 @@ mod counters;
 pub mod disk;
 mod error;
 pub mod event;
+mod guard;
 mod host;
 mod init;
 pub mod journal;
@@ -106,6 +107,8 @@ impl Store {
     pub fn log_path(&self, version: VersionId, check: &str, attempt: u32) -> Result<PathBuf> {
         let dir = format!("logs/{version}");
         self.host.make_dir(&dir)?;
+        // Not through a link, whatever was there already.
+        self.host.file("open", &dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         // A name is a name, not a way out of the directory.
         let check = check.replace(['/', '\0'], "_");
         Ok(self.path.join(dir).join(format!("{check}.{attempt}.log")))
