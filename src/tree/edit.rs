@@ -17,7 +17,7 @@ struct Inserted {
 impl Tree {
     /// Puts `value` under `key` and gives what was there.
     pub fn insert(&mut self, key: Key, value: Value) -> Result<Option<Value>, TreeError> {
-        debug_assert!(super::node::fits(&key, &value), "a value of the wrong kind under {key:?}");
+        debug_assert!(value.fits(&key), "a value of the wrong kind under {key:?}");
         let root = self.root.live(&self.nodes)?;
         let inserted = insert_in(&self.nodes, root, key, value)?;
         if let Some((from, right)) = inserted.split {

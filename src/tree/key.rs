@@ -158,3 +158,18 @@ pub enum Value {
     /// Under `Part::Extent`.
     Extent(Extent),
 }
+
+impl Value {
+    /// Whether it is of the kind that the key calls for.
+    #[must_use]
+    pub const fn fits(&self, key: &Key) -> bool {
+        matches!(
+            (&key.part, self),
+            (Part::Inode, Self::Inode(_))
+                | (Part::Dirent(_), Self::Dirent(..))
+                | (Part::Link(..), Self::Link)
+                | (Part::Xattr(_), Self::Xattr(_))
+                | (Part::Extent(_), Self::Extent(_))
+        )
+    }
+}

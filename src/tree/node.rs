@@ -374,15 +374,3 @@ fn key_weight(key: &Key) -> usize {
         Part::Extent(_) => 5,
     }
 }
-
-/// Whether a value is of the kind that its key calls for.
-pub(super) const fn fits(key: &Key, value: &Value) -> bool {
-    matches!(
-        (&key.part, value),
-        (Part::Inode, Value::Inode(_))
-            | (Part::Dirent(_), Value::Dirent(..))
-            | (Part::Link(..), Value::Link)
-            | (Part::Xattr(_), Value::Xattr(_))
-            | (Part::Extent(_), Value::Extent(_))
-    )
-}

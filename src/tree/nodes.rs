@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TreeError;
 use super::key::{Key, Value};
-use super::node::{At, Body, Child, Inner, Leaf, Link, Node, fits};
+use super::node::{At, Body, Child, Inner, Leaf, Link, Node};
 use crate::ids::{Digest, NodeId};
 use crate::store::Store;
 use crate::store::codec;
@@ -158,7 +158,7 @@ fn decode(id: NodeId, bytes: &[u8]) -> Result<Node, TreeError> {
             if !entries.is_sorted_by(|(a, _), (b, _)| a < b) {
                 return Err(TreeError::node(id, "its entries are out of order"));
             }
-            if let Some((key, _)) = entries.iter().find(|(key, value)| !fits(key, value)) {
+            if let Some((key, _)) = entries.iter().find(|(key, value)| !value.fits(key)) {
                 return Err(TreeError::node(id, format!("a value of the wrong kind under {key:?}")));
             }
             Ok(Node::new(0, Body::Leaf(Leaf::new(entries))))

@@ -135,7 +135,8 @@ fn read(
         Err(error) => return Err(error.into()),
     };
     scrubbed.objects += 1;
-    scrubbed.bytes += record.len;
+    // A damaged record may claim any length.
+    scrubbed.bytes = scrubbed.bytes.saturating_add(record.len);
     // A sweep may have removed it meanwhile.
     if let Some(what) = what
         && store.catalog().object(id)?.is_some()

@@ -120,8 +120,12 @@ fn read(version: VersionId, records: Vec<JournalRecord>) -> FsResult<Option<Told
 
 fn decode(version: VersionId, key: &[u8], value: Option<Vec<u8>>) -> FsResult<Edit> {
     let damage = |error| StoreError::Damaged { what: format!("journal of {version}: {error}") };
-    let value = value.map(|value| codec::decode(&value)).transpose().map_err(damage)?;
-    Ok((codec::decode(key).map_err(damage)?, value))
+    let value: Option<Value> = value.map(|value| codec::decode(&value)).transpose().map_err(damage)?;
+    let key: Key = codec::decode(key).map_err(damage)?;
+    if value.as_ref().is_some_and(|value| !value.fits(&key)) {
+        return Err(StoreError::Damaged { what: format!("journal of {version}: a value of the wrong kind under {key:?}") }.into());
+    }
+    Ok((key, value))
 }
 
 fn put_bytes(bytes: &mut Vec<u8>, offset: u64, data: &[u8]) {
