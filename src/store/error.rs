@@ -78,8 +78,8 @@ pub enum StoreError {
         /// Who we are.
         own: u32,
     },
-    /// Others than its owner may enter the store's directory.
-    #[error("{0} has mode {mode:04o}: others could read and change the dataset behind its permissions; run: chmod 700 {0}", .path.display())]
+    /// Others than its owner may write to the store's directory.
+    #[error("{0} has mode {mode:04o}: others may have put anything into it; if not, run: chmod 700 {0}", .path.display())]
     Exposed {
         /// Where.
         path: PathBuf,

@@ -11,13 +11,19 @@ use super::{Result, StoreError};
 /// The only name that may be a link: whoever owns the store may keep the configuration elsewhere.
 const CONFIGURATION: &str = "shadowfs.toml";
 
-/// Refuses a directory that is another's, that others may enter, or that has links where the store has files.
+/// Refuses a directory that is another's, that others may write to, or that has links where the store has files. One that others may
+/// only look into (a copy, something unpacked) is closed to them.
 pub(super) fn guard(host: &HostDir, path: &Path) -> Result<()> {
     let status = host.status().map_err(|error| StoreError::io(format!("stat {}", path.display()), error))?;
     refuse_owner(path, status.uid(), nix::unistd::geteuid().as_raw())?;
     let mode = Permissions::mode(&status.permissions()) & 0o7777;
-    if mode & 0o077 != 0 {
+    if mode & 0o022 != 0 {
         return Err(StoreError::Exposed { path: path.to_owned(), mode });
+    }
+    if mode & 0o055 != 0 {
+        tracing::warn!("{} has mode {mode:04o}: it is its owner's alone from now on", path.display());
+        let closed = std::fs::set_permissions(path, Permissions::from_mode(0o700));
+        closed.map_err(|error| StoreError::io(format!("change the mode of {}", path.display()), error))?;
     }
     for name in host.names(".")? {
         if name != CONFIGURATION && path.join(&name).is_symlink() {
@@ -41,16 +47,20 @@ mod tests {
     use super::*;
 
     fn guarded(path: &Path) -> Result<()> {
-        guard(&HostDir::open(path).unwrap(), path)
+        guard(&HostDir::open(path, None).unwrap(), path)
     }
 
     #[test]
     fn a_store_is_its_owners_alone() {
         let dir = tempfile::tempdir().unwrap();
-        for (mode, fine) in [(0o700, true), (0o500, true), (0o750, false), (0o701, false), (0o1777, false)] {
+        for (mode, after) in [(0o700, 0o700), (0o500, 0o500), (0o755, 0o700), (0o701, 0o700)] {
             fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
-            let result = guarded(dir.path());
-            assert_eq!(result.is_ok(), fine, "{mode:o}: {result:?}");
+            guarded(dir.path()).unwrap();
+            assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o7777, after, "{mode:o}");
+        }
+        for mode in [0o770, 0o720, 0o1777] {
+            fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(guarded(dir.path()), Err(StoreError::Exposed { .. })), "{mode:o}");
         }
         assert!(refuse_owner(dir.path(), 1000, 1000).is_ok());
         let refused = refuse_owner(Path::new("/s"), 1000, 0).unwrap_err().to_string();
