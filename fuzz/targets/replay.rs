@@ -84,7 +84,10 @@ fn record(input: &mut Input<'_>) -> JournalRecord {
         3 => JournalRecord::Truncate { object: ObjectId(input.small()), len: input.small() },
         4 => JournalRecord::Sealed { message: None },
         5 => JournalRecord::Edit { key: input.run().to_vec(), value: Some(input.run().to_vec()) },
-        7 => JournalRecord::Join { base: (input.below(2) == 0).then(|| (VersionId(input.small()), Timestamp { secs: 1, nanos: 2 })), edits: input.small() },
+        7 => JournalRecord::Join {
+            base: (input.below(2) == 0).then(|| (VersionId(input.small()), Timestamp { secs: 1, nanos: 2 })),
+            edits: input.small(),
+        },
         choice => {
             let key = nodes::key(input);
             let value = (choice != 6).then(|| codec::encode(&nodes::value(input, &key)));

@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::ids::{Ino, ObjectId, VersionId};
 use crate::store::record::{VersionState, Writer};
 use crate::store::{JournalRecord, SealObject, StoreError, codec};
-use crate::tree::key::{Content, FileKind, InodeRecord, Part, Value};
+use crate::tree::key::{Content, FileKind, InodeRecord, Key, Part, Value};
 use crate::tree::{Snapshot, Tree, object_of};
 use crate::version::error::FsResult;
 use crate::version::seal::Frozen;
