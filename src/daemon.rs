@@ -6,6 +6,7 @@
 //! | `dispatcher`, `message`, `todo` | the thread that decides: what reaches it, what it has to do |
 //! | `seals`, `judge`, `rollback`, `publish` | the open version, checks and verdicts, the way back, promotion |
 //! | `requests`, `keeping`, `documents`, `waiters`, `hold` | what the command line asks for |
+//! | `retention`, `keeper`, `leases` | what has had its time, what is in use, and the sweep of what is not |
 //! | `errands` | what takes long, one after the other, on a thread of its own |
 //! | `shared`, `lineage_log`, `kernel`, `production` | what FUSE threads read, and what the kernel is told |
 //! | `logging`, `signals` | the process |
@@ -15,14 +16,18 @@ mod documents;
 mod errands;
 mod hold;
 mod judge;
+mod keeper;
 mod keeping;
 mod kernel;
+mod leases;
 mod lineage_log;
 mod logging;
 mod message;
+pub mod offline;
 mod production;
 mod publish;
 mod requests;
+mod retention;
 mod rollback;
 mod seals;
 mod shared;

@@ -6,70 +6,17 @@ mod common;
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use common::{Ran, Sandbox, eventually};
+use common::Sandbox;
+use common::story::{self, kinds, promoted, refusal, show};
 use serde_json::{Value, json};
 
-/// The check reads its rule from outside, so that a test can mend it.
-fn config(sandbox: &Sandbox) -> String {
-    let rule = sandbox.path("rule");
-    fs::write(&rule, "test ! -e bad\n").unwrap();
-    format!(
-        r#"
-[staging]
-settle = "50ms"
-[checks]
-backoff = "10ms"
-[promotion]
-window = "50ms"
-require_free = "0%"
-[[check]]
-name = "rule"
-run = ["sh", "{}"]
-"#,
-        rule.display()
-    )
-}
-
 fn mounted() -> Sandbox {
-    let sandbox = Sandbox::new();
-    sandbox.init(&config(&sandbox)).mount();
-    sandbox
-}
-
-/// A change, committed and judged; the version.
-fn change(sandbox: &Sandbox, name: &str, text: &str, code: i32) -> String {
-    fs::write(sandbox.staging().join(name), text).unwrap();
-    sandbox.on(["commit", "--wait", "--json"]).expect(code).json()["version"].as_str().unwrap().to_owned()
-}
-
-fn promoted(sandbox: &Sandbox, name: &str, text: &str) -> String {
-    let version = change(sandbox, name, text, 0);
-    sandbox.on(["wait", &version, "--promoted"]).expect(0);
-    version
+    story::mounted("")
 }
 
 /// A ghost; staging is back when this returns.
 fn ghost(sandbox: &Sandbox) -> String {
-    let ghost = change(sandbox, "bad", "rows", 3);
-    eventually("staging rolls back", || !sandbox.staging().join("bad").exists());
-    ghost
-}
-
-fn show(sandbox: &Sandbox, version: &str) -> Value {
-    sandbox.on(["show", version, "--json"]).expect(0).json()
-}
-
-/// What was said on standard error, one line.
-#[track_caller]
-fn refusal(ran: Ran, code: i32) -> String {
-    let ran = ran.expect(code);
-    assert_eq!((ran.stdout.as_str(), ran.stderr.lines().count()), ("", 1), "{ran:?}");
-    ran.stderr.trim_end().trim_start_matches("shadowfs: ").to_owned()
-}
-
-fn kinds(sandbox: &Sandbox, version: &str) -> Vec<String> {
-    let events = sandbox.on(["lineage", version, "--json"]).expect(0).json();
-    events.as_array().unwrap().iter().map(|event| event["event"].as_str().unwrap().to_owned()).collect()
+    story::ghost(sandbox, "rows")
 }
 
 #[test]
@@ -115,6 +62,7 @@ fn restore_takes_any_version_whole_and_loses_nothing() {
     assert!(said.starts_with(&format!("staging has the content of {first} again, as t")), "{said}");
     assert_eq!(fs::read_to_string(sandbox.staging().join("a")).unwrap(), "1");
     assert!(!sandbox.staging().join("dir").exists());
+    sandbox.on(["commit"]).expect(0);
     let last = sandbox.on(["wait", "--promoted", "--json"]).expect(0).json();
     assert_eq!(last["digest"], show(&sandbox, &first)["digest"]);
     assert_eq!(fs::read_dir(sandbox.production()).unwrap().count(), 1);
@@ -137,6 +85,7 @@ fn a_ghost_that_passes_now_comes_back_by_restore() {
     let doc = sandbox.on(["check", &ghost, "--name", "rule", "--json"]).expect(0).json();
     assert_eq!((&doc["state"], &doc["passed"]), (&json!("ghost"), &json!(true)));
     sandbox.on(["restore", &ghost]).expect(0);
+    sandbox.on(["commit"]).expect(0);
     let last = sandbox.on(["wait", "--promoted", "--json"]).expect(0).json();
     assert_eq!((&last["restored_from"], &last["state"]), (&json!(ghost), &json!("promoted")));
     assert_eq!(fs::read_to_string(sandbox.production().join("bad")).unwrap(), "rows");

@@ -13,8 +13,8 @@ use common::{Ran, Sandbox};
 use serde_json::json;
 use shadowfs::clock::Timestamp;
 use shadowfs::control::protocol::{
-    AttemptDoc, ChangeDoc, ChangeKind, DiffDoc, ErrorKind, Refusal, Reply, Request, ShowDoc, SpaceDoc, StatusDoc, TagDoc, VerifyDoc,
-    VersionDoc, VersionName,
+    AttemptDoc, ChangeDoc, ChangeKind, DiffDoc, ErrorKind, GcDoc, GoneDoc, Refusal, Reply, Request, ShowDoc, SpaceDoc, StatusDoc, TagDoc,
+    VerifyDoc, VersionDoc, VersionName,
 };
 use shadowfs::control::server::{self, Handler};
 use shadowfs::ids::VersionId;
@@ -413,6 +413,22 @@ fn tags() -> Reply {
     Reply::Tags(vec![TagDoc { name: "2026-q3".to_owned(), version: VersionId(7) }])
 }
 
+fn collected() -> Reply {
+    let expired = vec![GoneDoc { version: VersionId(3), ghost: true }];
+    Reply::Collected(Box::new(GcDoc { expired, freed: 1 << 20, complete: true, ..GcDoc::default() }))
+}
+
+#[test]
+fn gc_asks_the_daemon() {
+    let stage = Stage::new();
+    let (ran, asked) = stage.run(&["gc", "--dry-run"], [collected()]);
+    assert_eq!(
+        ran.expect(0).stdout,
+        "t3 (ghost): its time is over, it is gone\nfreed 1.00 MiB: 0 contents; and 0 B in the catalog: 0 tree nodes\n"
+    );
+    assert_eq!(asked, [Request::Gc { dry_run: true }]);
+}
+
 fn verified(findings: &[&str]) -> VerifyDoc {
     let findings = findings.iter().map(|finding| (*finding).to_owned()).collect();
     VerifyDoc { events: 42, versions: 7, objects: 120, bytes: 2048, findings }
@@ -526,6 +542,7 @@ fn the_documents_of_json_md_are_those_printed() {
         ("event", shadowfs::lineage::event::json_line(&event)),
         ("tags", stage.print(&["tag", "--json"], tags())),
         ("verify", stage.print(&["lineage", "verify", "--json"], Reply::Verified(verified(&[])))),
+        ("gc", stage.print(&["gc", "--json"], collected())),
         ("config-check", {
             fs::write(stage.sandbox.store().join("shadowfs.toml"), "x = 1\n").unwrap();
             stage.sandbox.on(["config", "check", "--json"]).expect(2).stdout

@@ -131,6 +131,12 @@ pub enum Verb {
     Tag(TagArgs),
     /// The audit trail: who changed what, when, and what every check found
     Lineage(LineageArgs),
+    /// End the retention of what has had its time, and free what nothing needs
+    ///
+    /// The daemon does so by itself, in the background, as [ghosts] and [retention] say; this is for now. Says which versions go and how many
+    /// bytes that frees. Expired versions keep their record and logs in the lineage. What someone has open is freed when it is closed. Works
+    /// without a daemon as well.
+    Gc(GcArgs),
     /// Copy a version out: to a directory, a tar file or a tar stream
     ///
     /// With modes, owners, times to the nanosecond, extended attributes, access lists, hard links, devices and holes. A directory or a tar file
@@ -344,6 +350,17 @@ pub struct PinArgs {
     pub json: JsonArgs,
 }
 
+/// `gc`.
+#[derive(Args, Debug)]
+pub struct GcArgs {
+    /// Change nothing; only say what would go, and how many bytes that would free
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
 /// `tag`.
 #[derive(Args, Debug)]
 pub struct TagArgs {
@@ -503,7 +520,7 @@ mod tests {
     fn every_verb_of_the_contract_is_there() {
         let command = Cli::command();
         let verbs: Vec<_> = command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| verb.get_name().to_owned()).collect();
-        let contract = "init mount unmount status log show diff begin commit abort run wait check promote rollback ghosts restore drop pin tag lineage export config completions";
+        let contract = "init mount unmount status log show diff begin commit abort run wait check promote rollback ghosts restore drop pin tag lineage gc export config completions";
         assert_eq!(verbs, contract.split(' ').collect::<Vec<_>>());
     }
 }

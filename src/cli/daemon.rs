@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use super::exit::{Failure, Result};
-use crate::control::client;
+use crate::control::client::{self, ClientError};
 use crate::control::protocol::{Reply, Request, StatusDoc, VersionDoc};
 
 /// Whom to ask: found once, asked as often as needed.
@@ -32,6 +32,10 @@ impl Asking {
 
     /// The store.
     pub(super) fn store(&self) -> Result<&Path> {
+        Ok(self.find()?)
+    }
+
+    fn find(&self) -> std::result::Result<&Path, ClientError> {
         if let Some(store) = self.store.get() {
             return Ok(store);
         }
@@ -42,7 +46,12 @@ impl Asking {
 
     /// One request. A refusal is a failure.
     pub(super) fn ask(&self, request: &Request) -> Result<Reply> {
-        Ok(client::connect(self.store()?)?.ask(request)?)
+        Ok(self.try_ask(request)?)
+    }
+
+    /// The same for verbs that also work without a daemon.
+    pub(super) fn try_ask(&self, request: &Request) -> std::result::Result<Reply, ClientError> {
+        client::connect(self.find()?)?.ask(request)
     }
 
     /// A request that is answered with a version, or with nothing where there is none.
@@ -76,6 +85,7 @@ pub(super) fn unexpected(reply: &Reply) -> Failure {
         Reply::Refused(_) => "a refusal",
         Reply::Tags(_) => "tags",
         Reply::Verified(_) => "findings",
+        Reply::Collected(_) => "what it has freed",
     };
     Failure::failed(format!("the daemon answered with {what}, which was not asked for; is it of the same version? unmount and mount again"))
 }

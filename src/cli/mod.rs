@@ -9,6 +9,7 @@ mod config;
 mod daemon;
 mod diff;
 mod export;
+mod gc;
 mod init;
 mod keep;
 mod lineage;
@@ -90,6 +91,7 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result {
         Verb::Drop(args) => keep::drop(args, &daemon, out),
         Verb::Pin(args) => keep::pin(args, &daemon, out),
         Verb::Tag(args) => keep::tag(args, &daemon, out),
+        Verb::Gc(args) => gc::run(&args, &daemon, out),
         Verb::Lineage(LineageArgs { verb: Some(LineageVerb::Verify(json)), .. }) => lineage::verify(json, &daemon, out),
         Verb::Lineage(args) => lineage::run(&args, &daemon, out),
         Verb::Export(args) => export::run(args, &daemon, out),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::value::size_text;
 use super::{Action, Config, Severity};
 
 /// The configuration that `init` writes: the defaults, with a word on each.
@@ -42,6 +43,11 @@ retain = "24h"            # how long a rejected version can be browsed
 [retention]
 keep_last = 50            # a version goes when it is past both;
 keep_for = "30d"          # production, tags and pins never go
+min_free = "0%"           # while less is free, the oldest go before their time (never the newest keep_last)
+
+[scrub]
+interval = "30d"          # every content is read and compared with its digest this often; "0s": only by `shadowfs scrub`
+rate = "32MiB"            # bytes a second that it reads in the background
 "#;
 
 fn quoted(text: &str) -> String {
@@ -65,7 +71,7 @@ pub(super) fn to_toml(config: &Config) -> String {
 }
 
 fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
-    let Config { staging, checks, check, promotion, ghosts, retention } = config;
+    let Config { staging, checks, check, promotion, ghosts, retention, scrub } = config;
     writeln!(out, "[staging]\nsettle = {}\nmax_open = {}\n", duration(staging.settle), duration(staging.max_open))?;
     writeln!(out, "[checks]\nworkers = {}\nrollback_threshold = {}", checks.workers, checks.rollback_threshold)?;
     writeln!(out, "retries = {}\nbackoff = {}\ntimeout = {}\n", checks.retries, duration(checks.backoff), duration(checks.timeout))?;
@@ -93,5 +99,7 @@ fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
     writeln!(out, "[promotion]\nmode = {}\nwindow = {}", quoted(promotion.mode.as_str()), duration(promotion.window))?;
     writeln!(out, "require_free = {}\npre = [{pre}]\n", quoted(&promotion.require_free.to_string()))?;
     writeln!(out, "[ghosts]\nretain = {}\n", duration(ghosts.retain))?;
-    writeln!(out, "[retention]\nkeep_last = {}\nkeep_for = {}", retention.keep_last, duration(retention.keep_for))
+    writeln!(out, "[retention]\nkeep_last = {}\nkeep_for = {}", retention.keep_last, duration(retention.keep_for))?;
+    writeln!(out, "min_free = {}\n", quoted(&retention.min_free.to_string()))?;
+    writeln!(out, "[scrub]\ninterval = {}\nrate = {}", duration(scrub.interval), quoted(&size_text(scrub.rate)))
 }

@@ -55,6 +55,8 @@ pub struct Config {
     pub ghosts: Ghosts,
     /// `[retention]`.
     pub retention: Retention,
+    /// `[scrub]`.
+    pub scrub: Scrub,
 }
 
 /// `[staging]`: when the open version is sealed.
@@ -211,6 +213,17 @@ pub struct Retention {
     pub keep_last: u64,
     /// Age up to which versions stay.
     pub keep_for: Duration,
+    /// While less than this part of the store's filesystem is free, the oldest versions and ghosts go before their time.
+    pub min_free: Percent,
+}
+
+/// `[scrub]`: the check of all contents in the background.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scrub {
+    /// How long after the end of one the next begins; zero: never by itself.
+    pub interval: Duration,
+    /// Bytes a second that it reads at the most; 0: as fast as it goes.
+    pub rate: u64,
 }
 
 impl Default for Staging {
@@ -245,7 +258,13 @@ impl Default for Ghosts {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { keep_last: 50, keep_for: Duration::from_secs(30 * 24 * 3600) }
+        Self { keep_last: 50, keep_for: Duration::from_secs(30 * 24 * 3600), min_free: Percent(0) }
+    }
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(30 * 24 * 3600), rate: 32 << 20 }
     }
 }
 

@@ -8,12 +8,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::value::{Section, Source};
-use super::{Action, Check, Checks, Config, ConfigError, Ghosts, Promotion, PromotionMode, Retention, Severity, Staging, User};
+use super::{Action, Check, Checks, Config, ConfigError, Ghosts, Promotion, PromotionMode, Retention, Scrub, Severity, Staging, User};
 
 /// The built-in checks, by the name that `builtin = ` takes.
 pub const BUILTINS: &[&str] = &["csv", "deletes", "json", "jsonl", "manifest", "names", "parquet", "size", "sqlite", "utf8"];
 
-const SECTIONS: &[&str] = &["staging", "checks", "check", "promotion", "ghosts", "retention"];
+const SECTIONS: &[&str] = &["staging", "checks", "check", "promotion", "ghosts", "retention", "scrub"];
 
 /// Checks `text` wholly; the first thing that is wrong is the refusal.
 pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
@@ -31,6 +31,7 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
         promotion: one(source, table, "promotion", read_promotion)?,
         ghosts: one(source, table, "ghosts", read_ghosts)?,
         retention: one(source, table, "retention", read_retention)?,
+        scrub: one(source, table, "scrub", read_scrub)?,
     })
 }
 
@@ -91,12 +92,19 @@ fn read_ghosts(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> R
 }
 
 fn read_retention(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Retention, ConfigError> {
-    let section = Section::new(source, "[retention]", table, span, &["keep_last", "keep_for"])?;
+    let section = Section::new(source, "[retention]", table, span, &["keep_last", "keep_for", "min_free"])?;
     let usual = Retention::default();
     Ok(Retention {
         keep_last: section.number("keep_last", 1, u64::MAX)?.unwrap_or(usual.keep_last),
         keep_for: section.duration("keep_for")?.unwrap_or(usual.keep_for),
+        min_free: section.percent("min_free")?.unwrap_or(usual.min_free),
     })
+}
+
+fn read_scrub(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Scrub, ConfigError> {
+    let section = Section::new(source, "[scrub]", table, span, &["interval", "rate"])?;
+    let usual = Scrub::default();
+    Ok(Scrub { interval: section.duration("interval")?.unwrap_or(usual.interval), rate: section.size("rate")?.unwrap_or(usual.rate) })
 }
 
 fn read_check_list(source: Source<'_>, table: &DeTable<'_>) -> Result<Vec<Check>, ConfigError> {

@@ -119,6 +119,16 @@ fn every_mistake_is_one_line_with_its_place() {
         ),
         ("[checks]\nworkers = 0", "shadowfs.toml:2: \"workers\" in [checks] must be a whole number from 1 to 1024, not 0"),
         ("[checks]\ntimeout = \"0s\"", "shadowfs.toml:2: \"timeout\" in [checks] must be longer than nothing"),
+        (
+            "[retention]\nmin_free = \"5\"",
+            "shadowfs.toml:2: \"min_free\" in [retention] must be a percentage from \"0%\" to \"100%\", not \"5\"",
+        ),
+        (
+            "[scrub]\nrate = \"fast\"",
+            "shadowfs.toml:2: \"rate\" in [scrub] must be a size such as \"512KiB\", \"32MiB\" or \"1GiB\", not \"fast\"",
+        ),
+        ("[scrub]\nrate = 5", "shadowfs.toml:2: \"rate\" in [scrub] must be a size such as \"512KiB\", \"32MiB\" or \"1GiB\", not 5"),
+        ("[scrub]\nintervall = \"1d\"", "shadowfs.toml:2: unknown key \"intervall\" in [scrub]; did you mean \"interval\"?"),
         ("[retention]\nkeep_last = -1", "shadowfs.toml:2: \"keep_last\" in [retention] must be a whole number of at least 1, not -1"),
         ("staging = 1", "shadowfs.toml:1: \"staging\" must be a section: [staging]"),
         ("[check]\nname = \"a\"", "shadowfs.toml:1: \"check\" must be a list of sections: [[check]]"),
@@ -209,4 +219,17 @@ proptest! {
         let _ = parse(&text);
         let _ = parse(&format!("{section}\n{text}"));
     }
+}
+
+#[test]
+fn sizes_are_read_with_their_units_and_written_as_they_were() {
+    for (text, bytes) in [("0B", 0), ("7B", 7), ("512KiB", 512 << 10), ("32MiB", 32 << 20), ("3GiB", 3 << 30), ("1TiB", 1 << 40)] {
+        let config = Config::parse(&format!("[scrub]\nrate = \"{text}\""), Path::new("shadowfs.toml")).unwrap();
+        assert_eq!(config.scrub.rate, bytes);
+        assert!(config.to_toml().contains(&format!("rate = \"{text}\"")), "{}", config.to_toml());
+    }
+    for (text, bytes) in [("1MB", 1_000_000), ("5 kB", 5_000), ("2GB", 2_000_000_000), ("1024", 1024)] {
+        assert_eq!(Config::parse(&format!("[scrub]\nrate = \"{text}\""), Path::new("x")).unwrap().scrub.rate, bytes);
+    }
+    assert!(Config::parse("[scrub]\nrate = \"99999999999TiB\"", Path::new("x")).is_err());
 }

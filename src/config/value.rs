@@ -119,6 +119,13 @@ impl<'a> Section<'a> {
         parsed.map(Some).ok_or_else(|| self.wrong(key, value, "a percentage from \"0%\" to \"100%\""))
     }
 
+    /// A number of bytes such as "64KiB", "32MiB", "1GB".
+    pub(super) fn size(&self, key: &str) -> Result<Option<u64>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let parsed = value.get_ref().as_str().and_then(parse_size);
+        parsed.map(Some).ok_or_else(|| self.wrong(key, value, "a size such as \"512KiB\", \"32MiB\" or \"1GiB\""))
+    }
+
     /// One of some words.
     pub(super) fn word<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<Option<T>, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(None) };
@@ -169,6 +176,30 @@ fn parse_percent(text: &str) -> Option<Percent> {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0 to 100,000 by the line above
     let thousandths = (number * 1000.0).round() as u32;
     Some(Percent(thousandths))
+}
+
+const UNITS: [(&str, u64); 9] = [
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("kB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("B", 1),
+];
+
+fn parse_size(text: &str) -> Option<u64> {
+    let (number, unit) = UNITS.iter().find_map(|(name, unit)| text.strip_suffix(name).map(|number| (number, *unit))).unwrap_or((text, 1));
+    number.trim().parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// A size as the file says it: in the largest unit that it is a whole number of.
+pub(super) fn size_text(bytes: u64) -> String {
+    let fits = |(_, unit): &&(&str, u64)| bytes > 0 && bytes.is_multiple_of(*unit);
+    let (name, unit) = UNITS.iter().take(4).rev().find(fits).copied().unwrap_or(("B", 1));
+    format!("{}{name}", bytes / unit)
 }
 
 /// "unknown key "setle" in [staging]; did you mean "settle"?"

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::VersionId;
 pub use crate::lineage::doc::{AttemptDoc, ChangeDoc, ChangeKind, VersionDoc};
+use crate::retain::{Expiry, Report};
 
 /// A version as a user names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,6 +132,11 @@ pub enum Request {
     Tags,
     /// Check the lineage's chain and the contents' digests. `Reply::Verified`.
     Verify,
+    /// End the retention of what has had its time, and free what nothing needs. `Reply::Collected`.
+    Gc {
+        /// Only say what that would be.
+        dry_run: bool,
+    },
     /// The version that a name means. `Reply::Version`.
     Find {
         /// The name.
@@ -188,6 +194,8 @@ pub enum Reply {
     Tags(Vec<TagDoc>),
     /// To `Verify`.
     Verified(VerifyDoc),
+    /// To `Gc`.
+    Collected(Box<GcDoc>),
 }
 
 /// A name of a version.
@@ -212,6 +220,71 @@ pub struct VerifyDoc {
     pub bytes: u64,
     /// What is wrong, the worst first, one line each.
     pub findings: Vec<String>,
+}
+
+/// What `gc` has freed, or would free.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GcDoc {
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// The versions and ghosts whose time is over: they have expired, or would.
+    pub expired: Vec<GoneDoc>,
+    /// Whose time is over, too, but which are being read (by a check, a question): they stay until that ends.
+    pub busy: Vec<VersionId>,
+    /// Versions that are gone but in use (a file open, a working directory): their bytes stay until that ends.
+    pub in_use: Vec<VersionId>,
+    /// Bytes on disk that this freed, or would free.
+    pub freed: u64,
+    /// Bytes that come free once those in use are let go.
+    pub later: u64,
+    /// Contents that nothing needs.
+    pub objects: u64,
+    /// Tree nodes that nothing needs.
+    pub nodes: u64,
+    /// Bytes of the catalog that they took: it uses them again, its file does not shrink.
+    pub catalog_bytes: u64,
+    /// Packs that went, because nothing in them is needed.
+    pub packs: u64,
+    /// Packs that were written anew, because little in them is needed.
+    pub repacked: u64,
+    /// Files that a crash had left behind.
+    pub leftovers: u64,
+    /// What was left because it is damaged.
+    pub damaged: Vec<String>,
+    /// Whether it came to its end.
+    pub complete: bool,
+}
+
+/// A version whose time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoneDoc {
+    /// The version.
+    pub version: VersionId,
+    /// Whether it was a ghost.
+    pub ghost: bool,
+}
+
+impl GcDoc {
+    /// A sweep's report after, or before, some versions expired.
+    #[must_use]
+    pub fn new(dry_run: bool, expired: &[Expiry], report: &Report) -> Self {
+        Self {
+            dry_run,
+            expired: expired.iter().map(|expiry| GoneDoc { version: expiry.version, ghost: expiry.ghost }).collect(),
+            busy: Vec::new(),
+            in_use: Vec::new(),
+            freed: report.freed(),
+            later: 0,
+            objects: report.objects,
+            nodes: report.nodes,
+            catalog_bytes: report.node_bytes,
+            packs: report.packs,
+            repacked: report.repacked,
+            leftovers: report.leftovers,
+            damaged: report.damaged.clone(),
+            complete: report.complete,
+        }
+    }
 }
 
 /// A difference between two versions.

@@ -13,10 +13,12 @@ use crossbeam::channel::{Receiver, Sender, never, select};
 use super::errands::Errands;
 use super::hold::Hold;
 use super::judge::{Running, VersionRun};
+use super::keeper::{Keeper, Sweeper};
 use super::kernel::Kernel;
 use super::message::{Message, Report};
 use super::production::ProductionMount;
 use super::publish::Promotion;
+use super::retention::Retention;
 use super::seals::{Commit, Sealing};
 use super::shared::Shared;
 use super::todo::Todo;
@@ -102,6 +104,9 @@ pub(super) struct Dispatcher {
     pub(super) promote_at: Option<Instant>,
     pub(super) production_mount: Option<ProductionMount>,
     pub(super) waiters: Waiters,
+    pub(super) retention: Retention,
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) sweeper: Sweeper,
     /// What needs an operator's eye, by subject.
     pub(super) warnings: BTreeMap<String, String>,
     /// Where the files with changed paths lie.
@@ -151,6 +156,9 @@ impl Dispatcher {
             }
             Message::Errand(Report::Planned { version, changes }) => self.planned(version, changes),
             Message::Errand(Report::Bound(bound)) => self.bound(bound),
+            Message::LetGo(entries) => self.kernel.let_go_of(&entries),
+            Message::Retire { dry_run, reply } => drop(reply.send(self.retire(dry_run))),
+            Message::Swept { warning } => self.swept(warning),
             Message::ConfigTouched => self.config_due = Some(self.clock.instant() + CONFIG_DEBOUNCE),
             Message::Stop => self.stopping.get_or_insert_default().clear(),
         }
@@ -178,6 +186,7 @@ impl Dispatcher {
             self.start_due();
             self.promote_due();
             self.bind_due();
+            self.retire_due();
             if !self.has_work() {
                 break;
             }
@@ -188,7 +197,8 @@ impl Dispatcher {
     fn next_timer(&self) -> Option<Instant> {
         let checks = if self.has_room() { self.runs.values().filter_map(VersionRun::next_due).min() } else { None };
         let mount = self.production_mount.as_ref().and_then(ProductionMount::next_try);
-        [self.config_due, self.retry_at, self.settle_at, self.promote_at, checks, mount].into_iter().flatten().min()
+        let timers = [self.config_due, self.retry_at, self.settle_at, self.promote_at, self.retention.at, checks, mount];
+        timers.into_iter().flatten().min()
     }
 
     /// Writes a decision with its events in one transaction, then takes it over.
@@ -221,6 +231,7 @@ impl Dispatcher {
         self.history.apply(decision);
         self.waiters.stir();
         self.shared.publish(&self.history);
+        self.stir_retention();
     }
 
     /// Appends an event that changes no state.
@@ -271,6 +282,7 @@ impl Dispatcher {
                 self.warnings.remove("config");
                 self.config = Arc::new(config);
                 self.renew_waiting();
+                self.stir_retention();
                 EventKind::ConfigLoaded
             }
             Err(error) => {

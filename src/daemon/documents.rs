@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::atomic::AtomicBool;
 
+use super::keeper::Keeper;
+use super::leases::Lease;
 use super::requests::{failed, refused};
 use super::shared::Shared;
 use crate::control::protocol::{AttemptDoc, ChangeDoc, DiffDoc, ErrorKind, Reply, ShowDoc, VerifyDoc, VersionDoc, VersionName};
@@ -26,17 +28,20 @@ pub(super) struct Side {
     /// Where it is read, below the mount.
     path: String,
     snapshot: Snapshot,
+    _lease: Option<Lease>,
 }
 
 /// The side that a name means.
 pub(super) fn side(shared: &Shared, staging: &Staging, name: &VersionName, record: &VersionRecord) -> Result<Side, Reply> {
     if *name == VersionName::Staging || record.state == VersionState::Open {
-        return Ok(Side { path: "staging".to_owned(), snapshot: staging.snapshot().map_err(|error| failed(error.to_string()))? });
+        let snapshot = staging.snapshot().map_err(|error| failed(error.to_string()))?;
+        return Ok(Side { path: "staging".to_owned(), snapshot, _lease: None });
     }
     let gone = || refused(ErrorKind::Conflict, format!("{} is {}: its content is gone", record.version, record.state));
     let dir = if is_browsable(record.state) { "versions" } else { "ghosts" };
+    let lease = shared.lease(record.version).ok_or_else(gone)?;
     let snapshot = shared.snapshot(record).ok_or_else(gone)?;
-    Ok(Side { path: format!("{dir}/{}", record.version), snapshot })
+    Ok(Side { path: format!("{dir}/{}", record.version), snapshot, _lease: Some(lease) })
 }
 
 /// `Reply::Diff`.
@@ -66,11 +71,12 @@ pub(super) fn show(shared: &Shared, staging: &Staging, record: &VersionRecord) -
         Some(parent) => catalog.version(parent).map_err(|error| read(&error))?,
         None => None,
     };
+    let leases = (shared.lease(record.version), parent.as_ref().and_then(|parent| shared.lease(parent.version)));
     let new = match record.state {
         VersionState::Open => Some(staging.snapshot().map_err(|error| read(&error))?),
-        _ => shared.snapshot(record),
+        _ => leases.0.as_ref().and_then(|_| shared.snapshot(record)),
     };
-    let old = parent.and_then(|parent| shared.snapshot(&parent));
+    let old = parent.filter(|_| leases.1.is_some()).and_then(|parent| shared.snapshot(&parent));
     let changes = match (old, new) {
         (Some(old), Some(new)) => tree::changes(&old, &new).map_err(|error| read(&error))?,
         // t0, or one whose content or ground is gone.
@@ -91,14 +97,14 @@ pub(super) fn lineage(shared: &Shared, version: Option<VersionId>) -> Result<Rep
 }
 
 /// `Reply::Verified`: the lineage, the trees, the contents.
-pub(super) fn verify(shared: &Shared, staging: &Staging) -> Result<Reply, Reply> {
+pub(super) fn verify(shared: &Shared, keeper: &Keeper, gone: &dyn Fn() -> bool) -> Result<Reply, Reply> {
     let read = |error: &dyn std::fmt::Display| failed(format!("the store can't be read: {error}"));
     let store = &shared.store;
     let (versions, mut findings) = steady_lineage(store).map_err(|error| read(&error))?;
     let goes_on = AtomicBool::new(false);
-    // What is not in the catalog yet is no orphan; a version that is on its way into it is found with the next check.
-    let live = || staging.snapshot().map(|snapshot| snapshot.tree).into_iter().collect();
-    let structure = tree::verify::fsck(store, &live, &goes_on);
+    // What is not in the catalog (any more) is no orphan.
+    let live = || keeper.live();
+    let structure = keeper.alone(gone, || tree::verify::fsck(store, &live, &goes_on));
     let pace = Pace::new(shared.clock.as_ref(), 0, &std::thread::sleep);
     let (structure, scrubbed) = match structure.and_then(|structure| Ok((structure, tree::verify::scrub(store, &pace, &goes_on)?))) {
         Ok(done) => done,

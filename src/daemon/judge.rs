@@ -10,6 +10,7 @@ use crossbeam::channel::Sender;
 
 use super::dispatcher::{Dispatcher, Key, StepError};
 use super::errands::{Errand, Sides};
+use super::leases::Lease;
 use super::message::Changes;
 use super::requests::{failed, refused};
 use super::todo::Todo;
@@ -51,12 +52,25 @@ pub(super) struct VersionRun {
     replies: Vec<Sender<Reply>>,
     /// When its changes are looked for once more: they could not be read, or what was to be noted could not be written.
     plan_at: Option<Instant>,
+    /// What its checks read.
+    leases: Vec<Lease>,
 }
 
 impl VersionRun {
     fn new(version: VersionId, config: Arc<Config>, decides: bool) -> Self {
         let changes = Arc::default();
-        Self { run: None, changes, ground: version, base: version, config, decides, only: None, replies: Vec::new(), plan_at: None }
+        Self {
+            run: None,
+            changes,
+            ground: version,
+            base: version,
+            config,
+            decides,
+            only: None,
+            replies: Vec::new(),
+            plan_at: None,
+            leases: Vec::new(),
+        }
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
@@ -104,6 +118,7 @@ impl Dispatcher {
         (run.ground, run.base) = (ground, base);
         let commands = run.checks().any(|check| matches!(check.action, Action::Run(_)));
         let file = commands.then(|| self.run_dir.join(format!("{version}.changes")));
+        run.leases = [version, ground, base].into_iter().filter_map(|version| self.shared.lease(version)).collect();
         self.errands.send(Errand::Plan { version, sides, file });
     }
 

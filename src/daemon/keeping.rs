@@ -8,6 +8,7 @@ use super::requests::{failed, refused};
 use super::todo::Todo;
 use crate::control::protocol::{ErrorKind, Reply, TagDoc, VersionDoc};
 use crate::ids::VersionId;
+use crate::retain::sweep_is_due;
 use crate::store::record::Reason;
 use crate::store::{StoreError, Transaction};
 use crate::version::FsError;
@@ -89,7 +90,12 @@ impl Dispatcher {
         if decision.is_ok() && self.promotion.as_ref().is_some_and(|promotion| promotion.version == version) {
             return busy("it is being promoted");
         }
-        self.decided(version, decision, |_| Ok(()))
+        if decision.is_ok() && self.staging_base == version {
+            return busy("staging is on its way back from it");
+        }
+        let answer = self.decided(version, decision, sweep_is_due);
+        self.keeper.wake();
+        answer
     }
 
     /// Writes a decision about a version, shows it, and answers with the version.

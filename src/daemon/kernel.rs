@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::fs::known::Known;
+use crate::fs::nodes::ViewNode;
 use crate::fs::{Mounts, Notifier};
+use crate::tree::key::Name;
 use crate::version::staging::Invalidation;
 
 /// Requests answered since the mount, by session and operation.
@@ -17,6 +20,10 @@ pub(super) trait Kernel: Send {
     fn visible_changed(&self);
     /// The lineage has something new.
     fn lineage_changed(&self);
+    /// Names in the views are to be looked up anew.
+    fn let_go_of(&self, entries: &[(ViewNode, Name)]);
+    /// What it knows of the versions.
+    fn known(&self) -> Arc<Known>;
     /// How many requests were answered.
     fn counters(&self) -> Counters;
     /// "passthrough" or "cached".
@@ -48,6 +55,14 @@ impl Kernel for Mounted {
 
     fn lineage_changed(&self) {
         self.notifier.lineage_changed();
+    }
+
+    fn let_go_of(&self, entries: &[(ViewNode, Name)]) {
+        self.notifier.let_go_of(entries);
+    }
+
+    fn known(&self) -> Arc<Known> {
+        self.mounts.known()
     }
 
     fn counters(&self) -> Counters {

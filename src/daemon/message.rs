@@ -6,9 +6,12 @@ use std::sync::{Arc, Weak};
 use crossbeam::channel::Sender;
 
 use crate::control::protocol::{Refusal, Reply, Request, VersionName};
+use crate::fs::nodes::ViewNode;
 use crate::ids::VersionId;
+use crate::retain::Expiry;
 use crate::store::record::VersionRecord;
 use crate::tree::PathChange;
+use crate::tree::key::Name;
 
 /// A message.
 #[derive(Debug)]
@@ -21,10 +24,33 @@ pub(super) enum Message {
     Find(VersionName, Sender<Result<VersionRecord, Refusal>>),
     /// An errand is done, or tells how it goes.
     Errand(Report),
+    /// Names in the views that the kernel is to look up anew.
+    LetGo(Vec<(ViewNode, Name)>),
+    /// What has had its time is to expire; or (`dry_run`) which that would be.
+    Retire {
+        /// Only tell.
+        dry_run: bool,
+        /// For the answer, or why nothing expires.
+        reply: Sender<Result<Retired, String>>,
+    },
+    /// A sweep in the background has ended, or failed.
+    Swept {
+        /// Why it failed.
+        warning: Option<String>,
+    },
     /// The configuration file may have changed.
     ConfigTouched,
     /// A signal asks for the end, or somebody has taken the mount down.
     Stop,
+}
+
+/// What has expired, or would.
+#[derive(Debug)]
+pub(super) struct Retired {
+    /// The versions.
+    pub(super) expired: Vec<Expiry>,
+    /// Those whose time is over, too, but which are being read.
+    pub(super) busy: Vec<VersionId>,
 }
 
 /// What the errand thread tells.

@@ -7,12 +7,14 @@ use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
 use super::dispatcher::Dispatcher;
 use super::documents;
+use super::keeper::{GcFailure, Keeper};
 use super::message::Message;
 use super::shared::Shared;
 use super::todo::Todo;
 use crate::control::protocol::{ErrorKind, OpenDoc, Refusal, Reply, Request, SpaceDoc, StatusDoc, VersionDoc, VersionName};
 use crate::control::server::Handler;
 use crate::ids::VersionId;
+use crate::retain::GcError;
 use crate::store::record::{VersionRecord, VersionState};
 use crate::version::Staging;
 
@@ -61,9 +63,12 @@ impl Dispatcher {
                 self.find(&version).map_or_else(Reply::Refused, |record| Reply::Version(Box::new(VersionDoc::from(&record))))
             }
             Request::Unmount => return self.stopping.get_or_insert_default().push(reply),
-            Request::Wait { .. } | Request::Show { .. } | Request::Diff { .. } | Request::Lineage { .. } | Request::Verify => {
-                failed("not a request for the dispatcher")
-            }
+            Request::Wait { .. }
+            | Request::Show { .. }
+            | Request::Diff { .. }
+            | Request::Lineage { .. }
+            | Request::Verify
+            | Request::Gc { .. } => failed("not a request for the dispatcher"),
         };
         let _ = reply.send(answer);
     }
@@ -181,6 +186,7 @@ pub(super) struct Connections {
     pub(super) shared: Arc<Shared>,
     pub(super) staging: Arc<Staging>,
     pub(super) messages: Sender<Message>,
+    pub(super) keeper: Arc<Keeper>,
 }
 
 impl Connections {
@@ -202,6 +208,13 @@ impl Connections {
                 Err(_) => return ended(),
             }
         }
+    }
+
+    fn gc(&self, dry_run: bool, gone: &dyn Fn() -> bool) -> Result<Reply, Reply> {
+        self.keeper.gc(dry_run, gone).map(|doc| Reply::Collected(Box::new(doc))).map_err(|error| match error {
+            GcFailure::Ending | GcFailure::Refused(_) | GcFailure::Gc(GcError::Busy) => refused(ErrorKind::Temporary, error.to_string()),
+            GcFailure::Gc(_) => failed(error.to_string()),
+        })
     }
 
     fn find(&self, name: VersionName) -> Result<VersionRecord, Reply> {
@@ -239,7 +252,8 @@ impl Handler for Connections {
                 let version = version.map(|name| self.find(name)).transpose();
                 version.and_then(|record| documents::lineage(&self.shared, record.map(|record| record.version)))
             }
-            Request::Verify => documents::verify(&self.shared, &self.staging),
+            Request::Verify => documents::verify(&self.shared, &self.keeper, gone),
+            Request::Gc { dry_run } => self.gc(dry_run, gone),
             other => Ok(self.dispatch(other, gone)),
         };
         done.unwrap_or_else(|refusal| refusal)

@@ -160,6 +160,7 @@ impl Dispatcher {
         self.history.sealed(record);
         self.waiters.stir();
         self.shared.publish(&self.history);
+        self.stir_retention();
         tracing::info!("{version} sealed");
         match (state, conflict) {
             (VersionState::Aborted, _) => {}

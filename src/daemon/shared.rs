@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use super::leases::{Lease, Leases};
 use super::lineage_log::LineageLog;
 use crate::clock::Clock;
 use crate::fs::views::{LineageSource, ViewSource, Visible, VisibleVersion};
@@ -25,6 +26,8 @@ pub(super) struct Shared {
     /// The mount point.
     pub(super) mount: PathBuf,
     pub(super) log: LineageLog,
+    /// Who in the daemon reads what.
+    pub(super) leases: Arc<Leases>,
     visible: RwLock<Arc<Visible>>,
     /// Attempts that run now, by version: their output can be read already.
     running: RwLock<BTreeMap<VersionId, Vec<(String, u32)>>>,
@@ -34,7 +37,7 @@ impl Shared {
     pub(super) fn new(store: Arc<Store>, nodes: Arc<Nodes>, clock: Arc<dyn Clock>, mount: PathBuf, history: &History) -> Self {
         let log = LineageLog::new(Arc::clone(&store));
         let visible = RwLock::new(Arc::new(visible(&store, &nodes, history, BTreeMap::new())));
-        Self { store, nodes, clock, mount, log, visible, running: RwLock::default() }
+        Self { store, nodes, clock, mount, log, leases: Arc::default(), visible, running: RwLock::default() }
     }
 
     /// The content that a root names.
@@ -51,16 +54,31 @@ impl Shared {
         Arc::clone(&self.visible.read())
     }
 
+    /// A version that is read until the lease is dropped, if its content is still there.
+    pub(super) fn lease(&self, version: VersionId) -> Option<Lease> {
+        self.leases.take(version, || self.visible.read().find(version).is_some())
+    }
+
     /// Shows what the history holds now.
     pub(super) fn publish(&self, history: &History) {
         let tags = self.visible().tags.clone();
-        let next = Arc::new(visible(&self.store, &self.nodes, history, tags));
-        *self.visible.write() = next;
+        self.set_tags(history, tags);
     }
 
     pub(super) fn set_tags(&self, history: &History, tags: BTreeMap<String, VersionId>) {
-        let next = Arc::new(visible(&self.store, &self.nodes, history, tags));
-        *self.visible.write() = next;
+        let mut next = visible(&self.store, &self.nodes, history, tags);
+        // Not between the two: somebody may let go of a version meanwhile.
+        let mut shown = self.visible.write();
+        next.departed = departed(&shown, history);
+        *shown = Arc::new(next);
+    }
+
+    /// Nobody uses a version that is gone: its content may go as well. False if it is read after all.
+    pub(super) fn let_go(&self, version: VersionId) -> bool {
+        self.leases.unless_leased(version, || {
+            let mut visible = self.visible.write();
+            Arc::make_mut(&mut visible).departed.remove(&version);
+        })
     }
 
     pub(super) fn attempt_started(&self, version: VersionId, check: &str, attempt: u32) {
@@ -96,10 +114,22 @@ fn snapshot(store: &Arc<Store>, nodes: &Arc<Nodes>, root: RootRef) -> Snapshot {
     Snapshot::new(Tree::stored(Arc::clone(nodes), root), Arc::clone(store))
 }
 
+/// What was gone before, and what goes now.
+fn departed(before: &Visible, history: &History) -> BTreeMap<VersionId, VisibleVersion> {
+    let mut departed = before.departed.clone();
+    for (version, shown) in before.versions.iter().chain(&before.ghosts) {
+        if let Some(record) = history.get(*version).filter(|record| record.state == VersionState::Expired) {
+            departed.insert(*version, VisibleVersion { record: record.clone(), snapshot: shown.snapshot.clone() });
+        }
+    }
+    departed
+}
+
 fn visible(store: &Arc<Store>, nodes: &Arc<Nodes>, history: &History, tags: BTreeMap<String, VersionId>) -> Visible {
     let mut visible = Visible {
         versions: BTreeMap::new(),
         ghosts: BTreeMap::new(),
+        departed: BTreeMap::new(),
         production: history.production(),
         latest: history.base(),
         valid: history.valid(),

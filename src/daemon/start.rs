@@ -11,10 +11,12 @@ use crossbeam::channel::{Sender, unbounded};
 
 use super::dispatcher::{Dispatcher, Sources, StepError};
 use super::errands::Errands;
+use super::keeper::{Keeper, Sweeper};
 use super::kernel::{Kernel, Mounted};
 use super::message::Message;
 use super::production::ProductionMount;
 use super::requests::Connections;
+use super::retention::Retention;
 use super::shared::Shared;
 use super::waiters::Waiters;
 use super::{DaemonError, DaemonOptions, logging, signals};
@@ -77,7 +79,8 @@ pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<St
         dispatcher.production_mount = Some(ProductionMount::new(dir.clone(), binder));
     }
     dispatcher.resume(&options.mount_point)?;
-    let connections = Connections { shared, staging: Arc::clone(&dispatcher.staging), messages: messages.clone() };
+    let keeper = Arc::clone(&dispatcher.keeper);
+    let connections = Connections { shared, staging: Arc::clone(&dispatcher.staging), messages: messages.clone(), keeper };
     let server = server::serve(store.path(), Arc::new(connections)).map_err(other("the control socket"))?;
     signals::listen(messages.clone()).map_err(other("a thread for signals"))?;
     watch_mounts(&mounts, messages.clone()).map_err(other("a thread for the mounts"))?;
@@ -187,7 +190,11 @@ impl Parts {
         let Self { shared, staging, events, history, config, kernel, run_dir } = self;
         let (store, clock) = (Arc::clone(&shared.store), Arc::clone(&shared.clock));
         let (ended, attempts) = unbounded();
+        let (keeper, woken) = Keeper::new(Arc::clone(&shared), Arc::clone(&staging), kernel.known(), messages.clone());
         Ok(Dispatcher {
+            sweeper: Sweeper::start(Arc::clone(&keeper), woken)?,
+            keeper,
+            retention: Retention::default(),
             errands: Errands::start(Arc::clone(&store), Arc::clone(&clock), messages)?,
             pool: Pool::new(ended, Arc::clone(&clock)),
             sources: Sources { messages: inbox, staging: events, attempts },

@@ -55,6 +55,10 @@ impl Kernel for NoKernel {
     fn invalidate_staging(&self, _what: &[Invalidation]) {}
     fn visible_changed(&self) {}
     fn lineage_changed(&self) {}
+    fn let_go_of(&self, _entries: &[(crate::fs::nodes::ViewNode, crate::tree::key::Name)]) {}
+    fn known(&self) -> Arc<crate::fs::known::Known> {
+        Arc::default()
+    }
     fn counters(&self) -> Counters {
         Counters::new()
     }
@@ -143,7 +147,8 @@ impl Daemon {
         };
         let mut dispatcher = parts.dispatcher(core.staging_base, messages.clone(), inbox).unwrap();
         dispatcher.resume(&mount).unwrap();
-        (Self { connections: Some(Connections { shared, staging, messages }), thread: None, dir: Some(dir) }, dispatcher)
+        let keeper = Arc::clone(&dispatcher.keeper);
+        (Self { connections: Some(Connections { shared, staging, messages, keeper }), thread: None, dir: Some(dir) }, dispatcher)
     }
 
     pub(super) fn connections(&self) -> &Connections {
@@ -269,8 +274,9 @@ impl Drop for Daemon {
 }
 
 fn take_apart(dispatcher: super::dispatcher::Dispatcher) {
-    let super::dispatcher::Dispatcher { errands, pool, running, .. } = dispatcher;
+    let super::dispatcher::Dispatcher { errands, pool, running, sweeper, .. } = dispatcher;
     drop(running);
+    sweeper.finish();
     errands.finish();
     pool.stop();
 }

@@ -52,8 +52,12 @@ impl Filesystem for CombinedSession {
         self.staging.init(req, config)
     }
 
-    // Nothing is kept for a node, on either side.
-    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
+    fn forget(&self, req: &Request, ino: INodeNo, nlookup: u64) {
+        // For staging nothing is kept for a node.
+        if !in_staging(ino) {
+            self.views.forget(req, ino, nlookup);
+        }
+    }
 
     forward! {
         lookup(dir, name: &OsStr, reply: ReplyEntry);

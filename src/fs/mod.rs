@@ -11,6 +11,7 @@ mod adapter_staging;
 pub mod attr;
 mod combined_session;
 pub mod counters;
+pub mod known;
 mod mount;
 pub mod nodes;
 mod notify;

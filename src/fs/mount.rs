@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use super::adapter_backing::Backings;
 use super::combined_session::CombinedSession;
 use super::counters::Counters;
-use super::nodes::{RawNode, StagingNodes};
+use super::known::Known;
+use super::nodes::{RawNode, StagingNodes, ViewNode};
 use super::notify::{self, Notice};
 use super::session::{self, RunningSession, SessionNotifier, Side};
 use super::slow_lane::SlowLane;
@@ -24,6 +25,7 @@ use super::views_session::ViewsSession;
 use crate::clock::Clock;
 use crate::store::Store;
 use crate::sys::mount::{self as sys_mount, FuseMount, MountError, Mounted};
+use crate::tree::key::Name;
 use crate::version::staging::{Invalidation, Staging};
 
 /// The directory below the mount point that staging is mounted on.
@@ -77,6 +79,7 @@ struct Served {
     store: Arc<Store>,
     options: MountOptions,
     counters: [Arc<Counters>; 2],
+    known: Arc<Known>,
     ended: Sender<Side>,
 }
 
@@ -114,7 +117,7 @@ pub fn mount(
     let shown = source.visible();
     let views = Arc::new(Views::new(source, Arc::clone(&store), clock, owner));
     let (ended_sender, ended) = bounded(8);
-    let served = Served { staging, store, options, counters: Default::default(), ended: ended_sender };
+    let served = Served { staging, store, options, counters: Default::default(), known: Arc::default(), ended: ended_sender };
     let (up_views, up_staging) = served.mount_all(&views)?;
     for up in [Some(&up_views), up_staging.as_ref()].into_iter().flatten() {
         sys_mount::set_read_ahead(&up.mounted, 1024);
@@ -184,7 +187,7 @@ impl Served {
     }
 
     fn views_session(&self, views: &Arc<Views>, beside: Option<Arc<Staging>>) -> ViewsSession {
-        ViewsSession { views: Arc::clone(views), counters: Arc::clone(&self.counters[0]), beside }
+        ViewsSession { views: Arc::clone(views), counters: Arc::clone(&self.counters[0]), known: Arc::clone(&self.known), beside }
     }
 
     fn staging_session(&self, slow: SlowLane, volatile: Sender<RawNode>) -> StagingSession {
@@ -249,6 +252,12 @@ impl Mounts {
     pub fn counters(&self) -> BTreeMap<String, BTreeMap<String, u64>> {
         let [views, staging] = &self.served.counters;
         [(Side::Views, views), (Side::Staging, staging)].map(|(side, counters)| (side.name().to_owned(), counters.snapshot())).into()
+    }
+
+    /// What the kernel knows of the dataset in the views.
+    #[must_use]
+    pub fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.served.known)
     }
 
     /// Takes both down and waits for their end. `lazy` detaches them although they are in use.
@@ -349,6 +358,16 @@ impl Notifier {
         self.0.views.touch();
         let notices: Vec<Notice> = notify::of_views(&old, &new);
         notices.iter().for_each(|notice| self.0.to_views.send(notice));
+    }
+
+    /// Names in directories of the views are to be looked up anew: what is in use stays with who uses it, and the kernel lets go of the
+    /// rest. A name that it does not know is no matter.
+    pub fn let_go_of(&self, entries: &[(ViewNode, Name)]) {
+        for (dir, name) in entries {
+            if let Some(dir) = dir.pack() {
+                self.0.to_views.send(&Notice::Entry(dir, Arc::clone(name)));
+            }
+        }
     }
 
     /// The lineage has something new.

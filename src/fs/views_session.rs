@@ -22,6 +22,7 @@ use super::adapter_attr::{self, FOREVER, GENERATION};
 use super::adapter_errno::{of_staging, of_views};
 use super::adapter_reply;
 use super::counters::{Counters, Op};
+use super::known::Known;
 use super::nodes::{RawNode, StagingNodes, ViewNode};
 use super::views::{Keep, Listed, ViewError, ViewResult, Views, raw};
 use crate::ids::Ino;
@@ -39,6 +40,8 @@ const STAGING_ROOT: NodeRef = NodeRef { ino: Ino::ROOT, generation: 0 };
 pub(super) struct ViewsSession {
     pub(super) views: Arc<Views>,
     pub(super) counters: Arc<Counters>,
+    /// What the kernel knows of the dataset.
+    pub(super) known: Arc<Known>,
     /// Staging, if it is a directory of this session instead of a mount of its own.
     pub(super) beside: Option<Arc<Staging>>,
 }
@@ -88,7 +91,10 @@ impl ViewsSession {
         };
         let found = self.views.lookup(dir, name.as_bytes());
         match found.and_then(|node| node.map(|node| self.told(node)).transpose()) {
-            Ok(Some((attr, ttl))) => reply.entry_with_ttls(&ttl, &FOREVER, &attr, GENERATION),
+            Ok(Some((attr, ttl))) => {
+                self.known.told(RawNode(attr.ino.0));
+                reply.entry_with_ttls(&ttl, &FOREVER, &attr, GENERATION);
+            }
             Ok(None) => match self.views.keeps_absence(dir) {
                 // Node 0: the kernel remembers that there is nothing.
                 Keep::Forever => reply.entry(&FOREVER, &adapter_attr::bare(RawNode(0), FileKind::Regular), GENERATION),
@@ -117,7 +123,8 @@ impl ViewsSession {
     fn list_plus(&self, dir: INodeNo, offset: u64, reply: &mut ReplyDirectoryPlus) -> ViewResult<()> {
         self.list(dir, offset, |entry| {
             let name = OsStr::from_bytes(&entry.name);
-            let (attr, ttl) = if matches!(&*entry.name, b"." | b"..") {
+            let dots = matches!(&*entry.name, b"." | b"..");
+            let (attr, ttl) = if dots {
                 (adapter_attr::bare(raw(entry.node)?, entry.kind), Duration::ZERO)
             } else {
                 match self.told(entry.node) {
@@ -127,7 +134,12 @@ impl ViewsSession {
                     Err(error) => return Err(error),
                 }
             };
-            Ok(reply.add(attr.ino, entry.next, name, &ttl, &attr, GENERATION))
+            let full = reply.add(attr.ino, entry.next, name, &ttl, &attr, GENERATION);
+            // The kernel looks at what is in the answer, and does not remember the two that it knows anyway.
+            if !full && !dots {
+                self.known.told(RawNode(attr.ino.0));
+            }
+            Ok(full)
         })
     }
 }
@@ -155,8 +167,10 @@ impl Filesystem for ViewsSession {
         self.lookup_reply(parent, name, reply);
     }
 
-    // Nothing is kept for a node, and a forget is not answered: it is not counted either.
-    fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
+    // A forget is not answered: it is not counted among the requests.
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.known.forgotten(RawNode(ino.0), nlookup);
+    }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.counters.count(Op::GetAttr);

@@ -12,16 +12,18 @@
 //!   the catalog nodes go before objects, and aliases before what they name, so that not even garbage names what is gone.
 //! - **Readers do not notice.** They hold open files, which stay readable; a place that has moved is looked up again.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::pack::PackUses;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::ids::{NodeId, ObjectId, PackId, VersionId};
 use crate::store::objects::Sweep;
-use crate::store::record::{Location, ObjectRecord};
-use crate::store::{Store, StoreError};
+use crate::store::record::{Location, ObjectRecord, Swept, Upkeep};
+use crate::store::{Store, StoreError, Transaction};
 use crate::tree::{NodeSource, Nodes, Reach, Tree, TreeError, named_by_journals};
 use crate::version::history::{History, HistoryError};
 
@@ -96,10 +98,10 @@ impl Report {
     }
 }
 
-/// Ends a version's retention: its record, its event and the lifecycle's pointers in one transaction. The caller has made sure that no view
-/// of it is in use, or keeps its tree among those that it names to the [`Collector`].
-pub fn expire(store: &Store, history: &mut History, version: VersionId, at: Timestamp) -> Result<(), GcError> {
-    let decision = history.expired(version, at)?;
+/// Ends the retention of versions: their records, their events and the lifecycle's pointers in one transaction. The caller has made sure
+/// that no view of them is in use, or keeps their trees among those that it names to the [`Collector`].
+pub fn expire(store: &Store, history: &mut History, versions: &[VersionId], at: Timestamp) -> Result<(), GcError> {
+    let decision = history.all_expired(versions, at)?;
     let mut transaction = store.catalog().begin()?;
     let mut pointers = transaction.pointers()?;
     decision.move_pointers(&mut pointers);
@@ -110,9 +112,60 @@ pub fn expire(store: &Store, history: &mut History, version: VersionId, at: Time
     for (version, what) in &decision.events {
         transaction.append_event(at, *version, what.clone())?;
     }
+    sweep_is_due(&mut transaction)?;
     transaction.commit()?;
     history.apply(decision);
     Ok(())
+}
+
+/// There will be something to sweep once this is committed, also after a crash.
+pub fn sweep_is_due(transaction: &mut Transaction<'_>) -> Result<(), StoreError> {
+    let upkeep = transaction.upkeep()?;
+    transaction.set_upkeep(&Upkeep { expiries: upkeep.expiries + 1, ..upkeep })
+}
+
+/// A sweep came to its end. `seen_to`: the expiries that there were when it began, if nothing of what they left was in use: then no
+/// other sweep is due for them.
+pub fn swept(store: &Store, report: &Report, seen_to: Option<u64>, at: Timestamp) -> Result<(), StoreError> {
+    let mut transaction = store.catalog().begin()?;
+    let upkeep = transaction.upkeep()?;
+    let seen_to = upkeep.seen_to.max(seen_to.unwrap_or(0));
+    transaction.set_upkeep(&Upkeep { seen_to, swept: Some(Swept { at, freed: report.freed() }), ..upkeep })?;
+    transaction.commit()
+}
+
+/// The share of the time that a sweep in the background works: one part in so many.
+const SHARE: u32 = 4;
+/// The longest rest in one piece, so that a sweep that is told to stop does.
+const LONGEST_REST: Duration = Duration::from_millis(250);
+
+/// The pace of a sweep in the background: after each piece of work it rests three times as long, so that those who read and write
+/// have the disk and the processor for themselves most of the time.
+pub struct Leisure<'a> {
+    clock: &'a dyn Clock,
+    sleep: &'a dyn Fn(Duration),
+    since: Cell<Instant>,
+}
+
+impl std::fmt::Debug for Leisure<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leisure").field("since", &self.since).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Leisure<'a> {
+    /// Work begins; `sleep` waits.
+    #[must_use]
+    pub fn new(clock: &'a dyn Clock, sleep: &'a dyn Fn(Duration)) -> Self {
+        Self { clock, sleep, since: Cell::new(clock.instant()) }
+    }
+
+    /// A piece of work is done.
+    pub fn rest(&self) {
+        let worked = self.clock.instant().saturating_duration_since(self.since.get());
+        (self.sleep)((worked * (SHARE - 1)).min(LONGEST_REST));
+        self.since.set(self.clock.instant());
+    }
 }
 
 /// Finds what no version reaches, and removes it.
@@ -120,6 +173,8 @@ pub struct Collector<'a> {
     pub(super) store: &'a Arc<Store>,
     pub(super) live: &'a dyn Fn() -> Vec<Tree>,
     pub(super) stop: &'a AtomicBool,
+    /// Called between two pieces of work.
+    pub(super) rest: &'a dyn Fn(),
     /// Tests end the sweep between two steps, as a crash would.
     #[cfg(test)]
     pub(super) crash: &'a dyn Fn() -> Result<(), GcError>,
@@ -140,9 +195,16 @@ impl<'a> Collector<'a> {
             store,
             live,
             stop,
+            rest: &|| (),
             #[cfg(test)]
             crash: &|| Ok(()),
         }
+    }
+
+    /// The same, at a pace: `rest` is called between two pieces of work, each of some milliseconds.
+    #[must_use]
+    pub fn resting(self, rest: &'a dyn Fn()) -> Self {
+        Self { rest, ..self }
     }
 
     /// Removes what no version reaches.
@@ -170,8 +232,9 @@ impl<'a> Collector<'a> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// A point at which a crash leaves the store between two states.
+    /// A point at which a crash leaves the store between two states. It is as good as any for a rest.
     pub(super) fn step(&self) -> Result<(), GcError> {
+        (self.rest)();
         #[cfg(test)]
         (self.crash)()?;
         Ok(())
@@ -209,7 +272,8 @@ impl<'a> Run<'a> {
 
     fn mark_live(&mut self) -> Result<bool, GcError> {
         for tree in (self.collector.live)() {
-            if !self.reach.add(&tree, self.collector.stop).map_err(GcError::UnreadableStaging)? {
+            let Collector { stop, rest, .. } = self.collector;
+            if !self.reach.add_resting(&tree, stop, rest).map_err(GcError::UnreadableStaging)? {
                 return Ok(false);
             }
         }
@@ -221,7 +285,7 @@ impl<'a> Run<'a> {
         for record in self.store().catalog().versions()? {
             let Some(root) = record.root.filter(|_| !expiring.contains(&record.version)) else { continue };
             let tree = Tree::stored(Arc::clone(&nodes), root);
-            let added = self.reach.add(&tree, self.collector.stop);
+            let added = self.reach.add_resting(&tree, self.collector.stop, self.collector.rest);
             if !added.map_err(|source| GcError::Unreadable { version: record.version, source })? {
                 return Ok(false);
             }
@@ -276,6 +340,7 @@ impl<'a> Run<'a> {
             let Some((last, _)) = page.last() else { return Ok(true) };
             from = last.next();
             each(self, &page)?;
+            (self.collector.rest)();
         }
     }
 
@@ -355,6 +420,7 @@ impl<'a> Run<'a> {
             if self.collector.stopped() {
                 return Ok(false);
             }
+            (self.collector.rest)();
             let objects = self.collector.store.objects();
             for id in objects.leftovers(objects.own_files(low)?)? {
                 let named = match &named {

@@ -9,5 +9,5 @@ pub mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use gc::{Collector, GcError, Report, expire};
+pub use gc::{Collector, GcError, Leisure, Report, expire, sweep_is_due, swept};
 pub use plan::{Expiry, Keep, Plan, plan};

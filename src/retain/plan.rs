@@ -64,6 +64,13 @@ impl Plan {
         ends.min()
     }
 
+    /// What goes before its time if space runs short: the oldest of those that stay for their age alone, at most `most` of them.
+    #[must_use]
+    pub fn early(&self, most: usize) -> Vec<VersionId> {
+        let young = self.keep.iter().filter(|(_, keep)| matches!(keep, Keep::Young { .. }));
+        young.map(|(version, _)| *version).take(most).collect()
+    }
+
     /// The same without the versions that are in use: they go later.
     #[must_use]
     pub fn but(mut self, in_use: &dyn Fn(VersionId) -> bool) -> Self {

@@ -267,6 +267,66 @@ pub struct AttemptRecord {
     pub metrics: Vec<(String, f64)>,
 }
 
+/// What the store's upkeep must remember from one mount to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upkeep {
+    /// How often versions have expired.
+    pub expiries: u64,
+    /// How many of those the sweeps that came to their end have seen to.
+    pub seen_to: u64,
+    /// The last sweep that came to its end.
+    pub swept: Option<Swept>,
+    /// The scrub that is under way, or was when the daemon ended.
+    pub scrub: Option<ScrubProgress>,
+    /// The last scrub that came to its end.
+    pub scrubbed: Option<ScrubResult>,
+}
+
+impl Upkeep {
+    /// Whether something may be there to be freed.
+    #[must_use]
+    pub const fn sweep_is_due(&self) -> bool {
+        self.expiries > self.seen_to
+    }
+}
+
+/// A sweep that came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swept {
+    /// When.
+    pub at: Timestamp,
+    /// Bytes that it freed on disk.
+    pub freed: u64,
+}
+
+/// How far a scrub has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubProgress {
+    /// When it began.
+    pub begun_at: Timestamp,
+    /// The first object that was not looked at.
+    pub next: ObjectId,
+    /// Objects that were read.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Objects that were found damaged (at most a thousand are kept).
+    pub damaged: Vec<ObjectId>,
+}
+
+/// A scrub that came to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubResult {
+    /// When it ended.
+    pub at: Timestamp,
+    /// Objects that were read.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What it found (at most a hundred lines).
+    pub findings: Vec<String>,
+}
+
 /// The catalog's pointers and counters: one record, rewritten with every transition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pointers {

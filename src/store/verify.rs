@@ -191,6 +191,7 @@ pub fn versions(store: &Store, findings: &mut Findings) -> Result<Vec<VersionRec
 fn check_pointers(store: &Store, versions: &[VersionRecord], findings: &mut Findings) -> Result<()> {
     findings.unless_damaged(store.catalog().created_at())?;
     findings.unless_damaged(store.catalog().commits())?;
+    findings.unless_damaged(store.catalog().upkeep())?;
     let Some(pointers) = findings.unless_damaged(store.catalog().pointers())? else { return Ok(()) };
     let state = |version: VersionId| versions.iter().find(|record| record.version == version).map(|record| record.state);
     let good: &[VersionState] = &[VersionState::Valid, VersionState::Promoted, VersionState::Superseded];

@@ -22,6 +22,8 @@ pub struct Reach {
 
 /// How much of the catalog is read at once.
 const BATCH: usize = 4096;
+/// How many nodes are entered between two rests.
+const NODES_A_REST: u64 = 64;
 
 impl Reach {
     /// Everything that the catalog holds now, reached by something or not.
@@ -46,11 +48,16 @@ impl Reach {
 
     /// Adds what a tree reaches. False if `stop` ended it early: then the tree is only partly in it. After an error, too.
     pub fn add(&mut self, tree: &Tree, stop: &AtomicBool) -> Result<bool, TreeError> {
+        self.add_resting(tree, stop, &|| ())
+    }
+
+    /// The same; `rest` is called now and then.
+    pub fn add_resting(&mut self, tree: &Tree, stop: &AtomicBool, rest: &dyn Fn()) -> Result<bool, TreeError> {
         if !self.is_new(&tree.root) {
             return Ok(true);
         }
         let root = tree.root.load(&tree.nodes)?;
-        self.enter(&tree.nodes, &root, stop)
+        self.enter(&tree.nodes, &root, stop, rest)
     }
 
     /// Whether the node was not met before. One that is in memory alone is always new.
@@ -58,7 +65,7 @@ impl Reach {
         at.link().is_none_or(|link| self.nodes.insert(link.id))
     }
 
-    fn enter(&mut self, nodes: &Nodes, node: &Node, stop: &AtomicBool) -> Result<bool, TreeError> {
+    fn enter(&mut self, nodes: &Nodes, node: &Node, stop: &AtomicBool, rest: &dyn Fn()) -> Result<bool, TreeError> {
         self.objects.extend(node.entries().iter().filter_map(|(_, value)| object_of(value)));
         for child in node.children() {
             if !self.is_new(&child.at) {
@@ -67,8 +74,11 @@ impl Reach {
             if stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
+            if self.nodes.len().is_multiple_of(NODES_A_REST) {
+                rest();
+            }
             let below = child.load(nodes, node.level)?;
-            if !self.enter(nodes, &below, stop)? {
+            if !self.enter(nodes, &below, stop, rest)? {
                 return Ok(false);
             }
         }

@@ -243,6 +243,7 @@ pub fn visible(versions: &[VisibleVersion], production: u64) -> Arc<Visible> {
     Arc::new(Visible {
         versions: versions.iter().map(|version| (version.record.version, version.clone())).collect(),
         ghosts: BTreeMap::new(),
+        departed: BTreeMap::new(),
         production: VersionId(production),
         latest,
         valid: latest,

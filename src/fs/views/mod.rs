@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::attr::NodeAttr;
 use super::nodes::{RawNode, ViewNode};
 use crate::clock::{Clock, Timestamp};
-use crate::ids::VersionId;
+use crate::ids::{Ino, VersionId};
 use crate::store::record::VersionRecord;
 use crate::store::{Store, StoreError};
 use crate::tree::key::{FileKind, Name};
@@ -36,6 +36,8 @@ pub struct Visible {
     pub versions: BTreeMap<VersionId, VisibleVersion>,
     /// Rejected versions.
     pub ghosts: BTreeMap<VersionId, VisibleVersion>,
+    /// Versions whose retention has ended, but not their use: no name leads to them, and who holds something of one goes on reading it.
+    pub departed: BTreeMap<VersionId, VisibleVersion>,
     /// The version in production; one of `versions`.
     pub production: VersionId,
     /// The newest sealed version.
@@ -56,10 +58,20 @@ pub struct VisibleVersion {
 }
 
 impl Visible {
-    /// A version or ghost.
+    /// A version or ghost, or one that is gone but in use.
     #[must_use]
     pub fn find(&self, version: VersionId) -> Option<&VisibleVersion> {
-        self.versions.get(&version).or_else(|| self.ghosts.get(&version))
+        [&self.versions, &self.ghosts, &self.departed].into_iter().find_map(|versions| versions.get(&version))
+    }
+
+    /// Whether a version or ghost that can be browsed has the file as it was changed in `changed_in`.
+    pub fn shows(&self, changed_in: VersionId, ino: Ino) -> Result<bool, TreeError> {
+        for version in self.versions.range(changed_in..).chain(self.ghosts.range(changed_in..)).map(|(_, version)| version) {
+            if version.snapshot.inode(ino)?.is_some_and(|record| record.changed_in == changed_in) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -214,7 +214,7 @@ impl Lab {
     }
 
     pub(crate) fn expire(&mut self, version: VersionId) -> Result<(), GcError> {
-        expire(&self.store, &mut self.history, version, at(version.0))?;
+        expire(&self.store, &mut self.history, &[version], at(version.0))?;
         self.model.remove(&version);
         Ok(())
     }

@@ -69,7 +69,7 @@ fn planned(history: &History, keep_last: u64, keep_for: u64, now: Timestamp) -> 
     plan(
         history,
         &[("release".to_owned(), VersionId(3))],
-        &Retention { keep_last, keep_for: days(keep_for) },
+        &Retention { keep_last, keep_for: days(keep_for), ..Retention::default() },
         &Ghosts { retain: days(2) },
         now,
     )

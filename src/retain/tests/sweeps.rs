@@ -312,3 +312,48 @@ proptest! {
         lab.check_reads();
     }
 }
+
+/// A clock that work and rest move.
+#[derive(Debug)]
+struct Steps {
+    begun: std::time::Instant,
+    passed: parking_lot::Mutex<std::time::Duration>,
+}
+
+impl crate::clock::Clock for Steps {
+    fn now(&self) -> crate::clock::Timestamp {
+        crate::clock::Timestamp::default()
+    }
+
+    fn instant(&self) -> std::time::Instant {
+        self.begun + *self.passed.lock()
+    }
+}
+
+#[test]
+fn a_sweep_in_the_background_works_a_quarter_of_the_time() {
+    let mut lab = lab();
+    OLD.into_iter().for_each(|version| lab.expire(version).unwrap());
+    let millis = std::time::Duration::from_millis;
+    let clock = Steps { begun: crate::clock::Clock::instant(&crate::clock::SystemClock), passed: parking_lot::Mutex::default() };
+    let (rested, longest, worked) = (Cell::new(millis(0)), Cell::new(millis(0)), Cell::new(millis(0)));
+    let sleep = |nap: std::time::Duration| {
+        rested.set(rested.get() + nap);
+        longest.set(longest.get().max(nap));
+        *clock.passed.lock() += nap;
+    };
+    let leisure = crate::retain::Leisure::new(&clock, &sleep);
+    let (stop, pieces) = (AtomicBool::new(false), Cell::new(0));
+    let rest = || {
+        // Each piece took so long; one was a large one.
+        let took = millis(if pieces.replace(pieces.get() + 1) == 3 { 1_000 } else { 5 });
+        worked.set(worked.get() + took.min(millis(83)));
+        *clock.passed.lock() += took;
+        leisure.rest();
+    };
+    let report = Collector::new(&lab.store, &Vec::new, &stop).resting(&rest).collect().unwrap();
+    assert!(report.complete && pieces.get() > 256, "{}", pieces.get());
+    assert_eq!(longest.get(), millis(250));
+    assert!(rested.get() >= worked.get() * 3 && rested.get() <= worked.get() * 3 + millis(1), "{rested:?} {worked:?}");
+    lab.check_no_garbage();
+}

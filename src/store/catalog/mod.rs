@@ -21,7 +21,7 @@ pub use self::transaction::Transaction;
 use super::codec;
 use super::counters::Ids;
 use super::event::Event;
-use super::record::{AttemptRecord, ObjectRecord, Pointers, VersionRecord};
+use super::record::{AttemptRecord, ObjectRecord, Pointers, Upkeep, VersionRecord};
 use super::{HostFile, Result, StoreError};
 use crate::clock::Timestamp;
 use crate::ids::{Digest, EventSeq, Ino, NodeId, ObjectId, PackId, VersionId};
@@ -173,6 +173,11 @@ impl Catalog {
         self.database.read("read the tags", |tables| {
             tables.tags.iter()?.map(|entry| entry.map(|(name, version)| (name.value().to_owned(), VersionId(version.value())))).collect()
         })
+    }
+
+    /// What upkeep remembers; a store in which there was none yet has nothing to remember.
+    pub fn upkeep(&self) -> Result<Upkeep> {
+        Ok(read_single(&self.database, "upkeep")?.unwrap_or_default())
     }
 
     /// When the store was made.

@@ -6,7 +6,7 @@ use redb::{ReadableTable, TableDefinition};
 use serde::Serialize;
 
 use super::super::event::{Event, EventKind};
-use super::super::record::{AttemptRecord, Location, ObjectRecord, Pointers, VersionRecord};
+use super::super::record::{AttemptRecord, Location, ObjectRecord, Pointers, Upkeep, VersionRecord};
 use super::super::{Result, StoreError};
 use super::database::{ATTEMPTS, DIGESTS, EVENTS, NODES, OBJECTS, SINGLE, TAGS, VERSIONS, Writing, shielded};
 use super::{Catalog, attempt_name, event_name, node_name, object_name, pack, unpack, version_name, with_checksum};
@@ -191,6 +191,16 @@ impl<'a> Transaction<'a> {
     pub fn set_pointers(&mut self, pointers: &Pointers) -> Result<()> {
         self.pointers = Some(pointers.clone());
         Ok(())
+    }
+
+    /// What upkeep remembers, as this transaction sees it.
+    pub fn upkeep(&self) -> Result<Upkeep> {
+        Ok(self.single("upkeep")?.unwrap_or_default())
+    }
+
+    /// Has upkeep remember something else.
+    pub fn set_upkeep(&mut self, upkeep: &Upkeep) -> Result<()> {
+        self.put_single("upkeep", upkeep)
     }
 
     fn single<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {

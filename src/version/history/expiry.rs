@@ -13,13 +13,21 @@ use crate::version::lifecycle::{self, Transition};
 impl History {
     /// `version` loses its content. Refused where another's life depends on it, however it came to be asked for.
     pub fn expired(&self, version: VersionId, at: Timestamp) -> Result<Decision, HistoryError> {
-        self.require(version)?;
-        if let Some(why) = self.needed(version) {
-            return Err(HistoryError::Contradicts(format!("{version} can't go: {why}")));
-        }
+        self.all_expired(&[version], at)
+    }
+
+    /// The same for several: all of them, or none.
+    pub fn all_expired(&self, versions: &[VersionId], at: Timestamp) -> Result<Decision, HistoryError> {
+        let needed = self.all_needed();
         let mut draft = Draft::new(self, at);
-        draft.transition(version, Transition::Expire)?.root = None;
-        draft.event(version, EventKind::Expired);
+        for version in versions {
+            self.require(*version)?;
+            if let Some(why) = needed.get(version) {
+                return Err(HistoryError::Contradicts(format!("{version} can't go: {why}")));
+            }
+            draft.transition(*version, Transition::Expire)?.root = None;
+            draft.event(*version, EventKind::Expired);
+        }
         draft.finish()
     }
 

@@ -204,8 +204,9 @@ impl Staging {
             let mut state = self.lock();
             state.refresh_all(&self.cx)?;
             state.publish()?;
-            state.frozen.retain(|journal| !journal.is_committed());
-            (state.frozen.clone(), state.open.as_ref().map(|open| Arc::clone(&open.journal)))
+            state.frozen.retain(|(journal, _)| !journal.is_committed());
+            let frozen: Vec<_> = state.frozen.iter().map(|(journal, _)| Arc::clone(journal)).collect();
+            (frozen, state.open.as_ref().map(|open| Arc::clone(&open.journal)))
         };
         for journal in frozen {
             // Of a frozen version everything: it will be sealed again as it was.

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use nix::unistd::Whence;
 
 use super::Staging;
-use super::handles::Backing;
+use super::handles::{Backing, Slot};
 use super::state::{OpenVersion, Pending, State};
 use super::types::{Activity, Invalidation};
 use super::working::{FileCell, Host, Work};
@@ -66,6 +66,29 @@ impl Staging {
         Ok(Snapshot::new(state.tree.clone(), Arc::clone(&self.cx.store)))
     }
 
+    /// The trees that must stay readable whatever the catalog says: what staging shows and stands on, what is frozen and not sealed
+    /// yet, files that have lost their last name while they are open, and directories as those who list them see them.
+    #[must_use]
+    pub fn live(&self) -> Vec<Tree> {
+        let state = self.lock();
+        let frozen = state.frozen.iter().filter(|(journal, _)| !journal.is_committed()).map(|(_, tree)| tree);
+        let orphans = state.orphans.values().map(|orphan| &orphan.tree);
+        let listed = state.handles.values().filter_map(|slot| match slot {
+            Slot::Dir { tree, .. } => Some(tree),
+            Slot::File(_) => None,
+        });
+        let mut live: Vec<Tree> = Vec::new();
+        for tree in [&state.tree, &state.base_tree].into_iter().chain(frozen).chain(orphans).chain(listed) {
+            // Many who list directories see the same state.
+            if !live.last().is_some_and(|last| last.is_same(tree)) {
+                live.push(tree.clone());
+            }
+        }
+        drop(state);
+        live.extend(self.recovered.lock().iter().map(|frozen| frozen.snapshot.tree.clone()));
+        live
+    }
+
     /// Ends the open version, in constant time but for what is open; later changes open the next one on top of it. `None` if none is
     /// open. Refuses while there are writers unless `force`: then what they wrote so far is in it, and what they write later in the next.
     pub fn freeze(&self, force: bool) -> FsResult<Option<Frozen>> {
@@ -105,8 +128,9 @@ impl Staging {
             state.base_tree = state.tree.clone();
         }
         journal.queue_sealed(None);
-        state.frozen.retain(|journal| !journal.is_committed());
-        state.frozen.push(Arc::clone(&journal));
+        state.frozen.retain(|(journal, _)| !journal.is_committed());
+        let frozen = state.base_tree.clone();
+        state.frozen.push((Arc::clone(&journal), frozen));
         let held = pending.values().map(|pending| if let Pending::Held(len) = pending { *len } else { 0 }).sum();
         let objects = pending
             .into_iter()

@@ -176,7 +176,7 @@ fn restore(cx: &Context, state: &mut State, base: Tree, told: Told, below: &[Fro
             state.base = told.version;
             state.base_tree = tree.clone();
         }
-        state.frozen.push(Arc::clone(&journal));
+        state.frozen.push((Arc::clone(&journal), tree.clone()));
         return Ok(Some(Frozen {
             version: told.version,
             parent: told.parent,

@@ -49,8 +49,8 @@ pub(super) struct State {
     pub(super) last_handle: u64,
     /// Generations that are not 0.
     pub(super) generations: HashMap<Ino, u32>,
-    /// Journals of frozen versions that the catalog may not have yet, oldest first.
-    pub(super) frozen: Vec<Arc<VersionJournal>>,
+    /// Frozen versions that the catalog may not have yet, oldest first: their journals, and what they hold.
+    pub(super) frozen: Vec<(Arc<VersionJournal>, Tree)>,
     /// Inodes whose pages in the kernel may be older than the file: it was open in passthrough since.
     pub(super) pages_old: HashSet<Ino>,
     pub(super) writers: u64,
