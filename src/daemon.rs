@@ -7,6 +7,7 @@
 //! | `seals`, `judge`, `rollback`, `publish` | the open version, checks and verdicts, the way back, promotion |
 //! | `requests`, `keeping`, `documents`, `waiters`, `hold` | what the command line asks for |
 //! | `retention`, `keeper`, `leases` | what has had its time, what is in use, and the sweep of what is not |
+//! | `metrics` | the numbers that checks report: rules and trends |
 //! | `errands` | what takes long, one after the other, on a thread of its own |
 //! | `shared`, `lineage_log`, `kernel`, `production` | what FUSE threads read, and what the kernel is told |
 //! | `logging`, `signals` | the process |
@@ -23,6 +24,7 @@ mod leases;
 mod lineage_log;
 mod logging;
 mod message;
+mod metrics;
 pub mod offline;
 mod production;
 mod publish;

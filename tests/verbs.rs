@@ -508,6 +508,14 @@ fn fields(value: &serde_json::Value, at: &str, found: &mut std::collections::BTr
     }
 }
 
+fn metrics() -> Reply {
+    use shadowfs::control::protocol::{MetricDoc, MetricRuleDoc, PointDoc};
+    let point = PointDoc { version: VersionId(7), state: VersionState::Promoted, at: String::new(), value: 1200.0, counts: true };
+    let rule = MetricRuleDoc { window: 10, median: Some(1200.0), least: Some(960.0), most: None, forecast: None };
+    let (metric, check) = ("rows".to_owned(), "tables".to_owned());
+    Reply::Metrics(vec![MetricDoc { metric, check, points: vec![point], trend: None, rules: vec![rule] }])
+}
+
 /// `docs/json.md` shows every field that is printed, and no other.
 #[test]
 fn the_documents_of_json_md_are_those_printed() {
@@ -540,6 +548,7 @@ fn the_documents_of_json_md_are_those_printed() {
         ("diff", stage.print(&["diff", "t1", "staging", "--json"], Reply::Diff(diff))),
         ("status", stage.print(&["status", "--json"], Reply::Status(status))),
         ("event", shadowfs::lineage::event::json_line(&event)),
+        ("metric", stage.print(&["log", "--metric", "rows", "--json"], metrics())),
         ("tags", stage.print(&["tag", "--json"], tags())),
         ("verify", stage.print(&["lineage", "verify", "--json"], Reply::Verified(verified(&[])))),
         ("gc", stage.print(&["gc", "--json"], collected())),

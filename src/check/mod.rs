@@ -1,10 +1,11 @@
 //! Checks: what applies (`plan`), the state of a version's run and its verdict (`verdict`), and the workers that try (`pool`, `worker`,
 //! `builtin`).
 //!
-//! `plan` and `verdict` are pure. A worker sends how its attempt ended; the dispatcher asks `verdict` what follows.
+//! `plan`, `verdict` and `metric` (rules and trends of the numbers that checks report) are pure. A worker sends how its attempt ended; the dispatcher asks `verdict` what follows.
 
 pub mod builtin;
 mod cancel;
+pub mod metric;
 mod output;
 mod plan;
 mod pool;

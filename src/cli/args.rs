@@ -209,6 +209,12 @@ pub struct LogArgs {
     /// At most N versions
     #[arg(short, long, value_name = "N")]
     pub number: Option<u64>,
+    /// Draw this number that checks reported instead, oldest version first (by default of the last 20)
+    #[arg(long, value_name = "NAME")]
+    pub metric: Option<String>,
+    /// Only as this check reported it
+    #[arg(long, value_name = "CHECK", requires = "metric")]
+    pub check: Option<String>,
     /// How to print
     #[command(flatten)]
     pub json: JsonArgs,

@@ -86,6 +86,7 @@ pub(super) fn unexpected(reply: &Reply) -> Failure {
         Reply::Tags(_) => "tags",
         Reply::Verified(_) => "findings",
         Reply::Collected(_) => "what it has freed",
+        Reply::Metrics(_) => "numbers",
     };
     Failure::failed(format!("the daemon answered with {what}, which was not asked for; is it of the same version? unmount and mount again"))
 }

@@ -3,12 +3,21 @@
 use super::args::{JsonArgs, LogArgs};
 use super::daemon::{Asking, unexpected};
 use super::exit::Result;
+use super::metric;
 use super::output::{Cell, Colour, Out, age, state_colour, table};
 use crate::control::protocol::{Reply, Request, VersionDoc};
 use crate::lineage::text;
 use crate::store::record::VersionState;
 
 pub(super) fn run(args: &LogArgs, daemon: &Asking, out: &mut Out) -> Result {
+    if let Some(name) = &args.metric {
+        let request = Request::Metric { name: name.clone(), check: args.check.clone(), limit: args.number };
+        let docs = match daemon.ask(&request)? {
+            Reply::Metrics(docs) => docs,
+            other => return Err(unexpected(&other)),
+        };
+        return if args.json.json { Ok(out.json(&docs)?) } else { Ok(metric::print(&docs, out)?) };
+    }
     let versions = versions(daemon, &Request::Log { limit: args.number })?;
     if args.json.json { Ok(out.json(&versions)?) } else { Ok(out.raw(as_table(&versions, out).as_bytes())?) }
 }

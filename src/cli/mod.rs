@@ -15,6 +15,7 @@ mod keep;
 mod lineage;
 mod log;
 mod man;
+mod metric;
 mod mount;
 mod patch;
 mod promote;

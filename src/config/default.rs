@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::value::size_text;
-use super::{Action, Config, Severity};
+use super::{Action, Config, Severity, rules};
 
 /// The configuration that `init` writes: the defaults, with a word on each.
 pub const DEFAULT_FILE: &str = r#"# shadowfs.toml: read at mount, and again by itself when it changes.
@@ -31,6 +31,15 @@ timeout = "5m"            # the time one attempt has
 # severity = "error"      # "warn" is recorded and never rejects
 # user = "nobody"         # the command runs as this user; default: as the daemon
 
+# A number that checks report is held against limits, and against the median of the last valid versions.
+#
+# [[metric]]
+# name = "rows"           # as in a line "shadowfs-metric rows 1200" of a command's output; built-in checks report some, too
+# check = "tables"        # only as this check reports it
+# max_drop = "20%"        # a fall (max_rise: a rise) against the median of the last versions by more than this fails the check
+# min = 1000              # as does a number below this (max: above)
+# window = 10             # how many valid versions are looked at
+
 [promotion]
 mode = "auto"             # or "manual": only `shadowfs promote` publishes
 window = "2s"             # what becomes valid in it is one batch
@@ -50,7 +59,7 @@ interval = "30d"          # every content is read and compared with its digest t
 rate = "32MiB"            # bytes a second that it reads in the background
 "#;
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
@@ -71,7 +80,7 @@ pub(super) fn to_toml(config: &Config) -> String {
 }
 
 fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
-    let Config { staging, checks, check, promotion, ghosts, retention, scrub } = config;
+    let Config { staging, checks, check, metric, promotion, ghosts, retention, scrub } = config;
     writeln!(out, "[staging]\nsettle = {}\nmax_open = {}\n", duration(staging.settle), duration(staging.max_open))?;
     writeln!(out, "[checks]\nworkers = {}\nrollback_threshold = {}", checks.workers, checks.rollback_threshold)?;
     writeln!(out, "retries = {}\nbackoff = {}\ntimeout = {}\n", checks.retries, duration(checks.backoff), duration(checks.timeout))?;
@@ -94,6 +103,9 @@ fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
             writeln!(out, "user = {}", quoted(&user.name))?;
         }
         out.push('\n');
+    }
+    for rule in metric {
+        rules::write(rule, out)?;
     }
     let pre = promotion.pre.iter().map(|command| list(command)).collect::<Vec<_>>().join(", ");
     writeln!(out, "[promotion]\nmode = {}\nwindow = {}", quoted(promotion.mode.as_str()), duration(promotion.window))?;

@@ -5,6 +5,7 @@
 
 mod default;
 mod parse;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use default::DEFAULT_FILE;
 pub use parse::BUILTINS;
+pub use rules::{METRIC_NAME, MetricRule};
 
 /// The name of the configuration file in a store.
 pub const FILE_NAME: &str = "shadowfs.toml";
@@ -49,6 +51,8 @@ pub struct Config {
     pub checks: Checks,
     /// `[[check]]`, in the order of the file.
     pub check: Vec<Check>,
+    /// `[[metric]]`, in the order of the file.
+    pub metric: Vec<MetricRule>,
     /// `[promotion]`.
     pub promotion: Promotion,
     /// `[ghosts]`.

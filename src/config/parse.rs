@@ -1,19 +1,19 @@
 //! The sections of the file, one reader each.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
-use super::value::{Section, Source};
+use super::rules;
+use super::value::{Section, Source, sections};
 use super::{Action, Check, Checks, Config, ConfigError, Ghosts, Promotion, PromotionMode, Retention, Scrub, Severity, Staging, User};
 
 /// The built-in checks, by the name that `builtin = ` takes.
 pub const BUILTINS: &[&str] = &["csv", "deletes", "json", "jsonl", "manifest", "names", "parquet", "size", "sqlite", "utf8"];
 
-const SECTIONS: &[&str] = &["staging", "checks", "check", "promotion", "ghosts", "retention", "scrub"];
+const SECTIONS: &[&str] = &["staging", "checks", "check", "metric", "promotion", "ghosts", "retention", "scrub"];
 
 /// Checks `text` wholly; the first thing that is wrong is the refusal.
 pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
@@ -24,10 +24,12 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     })?;
     let table = document.get_ref();
     Section::new(source, "", table, document.span(), SECTIONS)?;
+    let check = read_check_list(source, table)?;
     Ok(Config {
         staging: one(source, table, "staging", read_staging)?,
         checks: one(source, table, "checks", read_checks)?,
-        check: read_check_list(source, table)?,
+        metric: rules::read(source, table, &check)?,
+        check,
         promotion: one(source, table, "promotion", read_promotion)?,
         ghosts: one(source, table, "ghosts", read_ghosts)?,
         retention: one(source, table, "retention", read_retention)?,
@@ -108,16 +110,11 @@ fn read_scrub(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Re
 }
 
 fn read_check_list(source: Source<'_>, table: &DeTable<'_>) -> Result<Vec<Check>, ConfigError> {
-    let Some(value) = table.get("check") else { return Ok(Vec::new()) };
-    let misshapen = |at: &Spanned<DeValue<'_>>| source.refuse(&at.span(), "\"check\" must be a list of sections: [[check]]");
-    let list = value.get_ref().as_array().ok_or_else(|| misshapen(value))?;
-    let mut checks = Vec::with_capacity(list.len());
-    let mut names = HashMap::new();
-    for entry in list.iter() {
-        let section = entry.get_ref().as_table().ok_or_else(|| misshapen(entry))?;
-        let check = read_check(source, section, entry.span())?;
-        if names.insert(check.name.clone(), ()).is_some() {
-            let span = section.get("name").map_or_else(|| entry.span(), Spanned::span);
+    let mut checks: Vec<Check> = Vec::new();
+    for (section, span) in sections(source, table, "check")? {
+        let check = read_check(source, section, span.clone())?;
+        if checks.iter().any(|known| known.name == check.name) {
+            let span = section.get("name").map_or(span, Spanned::span);
             return Err(source.refuse(&span, format!("two checks are named \"{}\"; give each a name of its own", check.name)));
         }
         checks.push(check);

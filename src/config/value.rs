@@ -114,9 +114,26 @@ impl<'a> Section<'a> {
 
     /// A percentage such as "5%".
     pub(super) fn percent(&self, key: &str) -> Result<Option<Percent>, ConfigError> {
+        self.percent_up_to(key, 100)
+    }
+
+    /// A percentage that can be more than the whole.
+    pub(super) fn percent_up_to(&self, key: &str, most: u32) -> Result<Option<Percent>, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let parsed = value.get_ref().as_str().and_then(parse_percent);
-        parsed.map(Some).ok_or_else(|| self.wrong(key, value, "a percentage from \"0%\" to \"100%\""))
+        let parsed = value.get_ref().as_str().and_then(|text| parse_percent(text, most));
+        parsed.map(Some).ok_or_else(|| self.wrong(key, value, &format!("a percentage from \"0%\" to \"{most}%\"")))
+    }
+
+    /// A number, whole or not.
+    pub(super) fn real(&self, key: &str) -> Result<Option<f64>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let digits = |text: &str| text.replace('_', "").parse::<f64>().ok();
+        let number = match value.get_ref() {
+            DeValue::Float(number) => digits(number.as_str()),
+            DeValue::Integer(number) if number.radix() == 10 => digits(number.as_str()),
+            _ => None,
+        };
+        number.filter(|number| number.is_finite()).map(Some).ok_or_else(|| self.wrong(key, value, "a number"))
     }
 
     /// A number of bytes such as "64KiB", "32MiB", "1GB".
@@ -168,12 +185,12 @@ fn texts(value: &DeValue<'_>) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|entry| entry.get_ref().as_str().map(str::to_owned)).collect()
 }
 
-fn parse_percent(text: &str) -> Option<Percent> {
+fn parse_percent(text: &str, most: u32) -> Option<Percent> {
     let number: f64 = text.strip_suffix('%')?.trim().parse().ok()?;
-    if !(0.0..=100.0).contains(&number) {
+    if !(0.0..=f64::from(most)).contains(&number) {
         return None;
     }
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0 to 100,000 by the line above
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // `most` is far below what fits, by the line above
     let thousandths = (number * 1000.0).round() as u32;
     Some(Percent(thousandths))
 }
@@ -200,6 +217,18 @@ pub(super) fn size_text(bytes: u64) -> String {
     let fits = |(_, unit): &&(&str, u64)| bytes > 0 && bytes.is_multiple_of(*unit);
     let (name, unit) = UNITS.iter().take(4).rev().find(fits).copied().unwrap_or(("B", 1));
     format!("{}{name}", bytes / unit)
+}
+
+/// The tables of a list of sections (`[[name]]`), each with its place.
+pub(super) fn sections<'a>(
+    source: Source<'_>,
+    table: &'a DeTable<'a>,
+    name: &str,
+) -> Result<Vec<(&'a DeTable<'a>, Range<usize>)>, ConfigError> {
+    let Some(value) = table.get(name) else { return Ok(Vec::new()) };
+    let misshapen = |at: &Spanned<DeValue<'_>>| source.refuse(&at.span(), format!("\"{name}\" must be a list of sections: [[{name}]]"));
+    let list = value.get_ref().as_array().ok_or_else(|| misshapen(value))?;
+    list.iter().map(|entry| Ok((entry.get_ref().as_table().ok_or_else(|| misshapen(entry))?, entry.span()))).collect()
 }
 
 /// "unknown key "setle" in [staging]; did you mean "settle"?"

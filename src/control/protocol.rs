@@ -35,6 +35,15 @@ pub enum Request {
         /// The most to return.
         limit: Option<u64>,
     },
+    /// A number that checks reported, over the versions. `Reply::Metrics`.
+    Metric {
+        /// Its name.
+        name: String,
+        /// Only as this check reported it.
+        check: Option<String>,
+        /// The most versions of a check.
+        limit: Option<u64>,
+    },
     /// One version with its attempts and changes. `Reply::Show`.
     Show {
         /// Which.
@@ -196,6 +205,53 @@ pub enum Reply {
     Verified(VerifyDoc),
     /// To `Gc`.
     Collected(Box<GcDoc>),
+    /// To `Metric`.
+    Metrics(Vec<MetricDoc>),
+}
+
+/// A number that a check reported, over the versions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricDoc {
+    /// Its name.
+    pub metric: String,
+    /// The check.
+    pub check: String,
+    /// What it was, oldest version first.
+    pub points: Vec<PointDoc>,
+    /// How it changes from one valid version to the next, if it has a trend.
+    pub trend: Option<f64>,
+    /// The rules that it is held against.
+    pub rules: Vec<MetricRuleDoc>,
+}
+
+/// A number on a version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PointDoc {
+    /// The version.
+    pub version: VersionId,
+    /// Its state.
+    pub state: crate::store::record::VersionState,
+    /// When it was sealed.
+    pub at: String,
+    /// The number.
+    pub value: f64,
+    /// Whether later versions are held against it: the version is valid.
+    pub counts: bool,
+}
+
+/// A rule on a number, as it stands for the next version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricRuleDoc {
+    /// How many valid versions it looks at.
+    pub window: u64,
+    /// Their median.
+    pub median: Option<f64>,
+    /// The least that is allowed.
+    pub least: Option<f64>,
+    /// The most that is allowed.
+    pub most: Option<f64>,
+    /// What the trend leads to within the next versions, if the rule would refuse it.
+    pub forecast: Option<String>,
 }
 
 /// A name of a version.

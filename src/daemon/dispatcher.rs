@@ -281,6 +281,7 @@ impl Dispatcher {
             Ok(config) => {
                 self.warnings.remove("config");
                 self.config = Arc::new(config);
+                self.share_rules();
                 self.renew_waiting();
                 self.stir_retention();
                 EventKind::ConfigLoaded

@@ -294,29 +294,12 @@ impl Dispatcher {
                 return Ok(());
             }
         };
-        let rejects = self
-            .runs
-            .get(&version)
-            .is_some_and(|run| run.config.check.iter().any(|known| known.name == *check && known.severity == Severity::Error));
-        let run = self.runs.get(&version).and_then(|run| run.run.as_ref());
-        if !run.is_some_and(|run| run.repeats(check, &attempted.outcome)) {
-            let Attempted { started_at, took, outcome, metrics } = attempted.clone();
-            let mut transaction = self.store.catalog().begin()?;
-            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            let what = EventKind::Checked { check: check.clone(), attempt, outcome: outcome.clone(), took_ms };
-            transaction.put_attempt(&AttemptRecord {
-                version,
-                check: check.clone(),
-                attempt,
-                started_at,
-                took,
-                outcome,
-                rejects,
-                metrics,
-            })?;
-            transaction.append_event(self.clock.now(), Some(version), what)?;
-            transaction.commit()?;
-            tracing::info!("{version} {check} attempt {attempt}: {}", crate::lineage::text::ending(&attempted.outcome));
+        let run = self.runs.get(&version);
+        let config = run.map_or_else(|| Arc::clone(&self.config), |run| Arc::clone(&run.config));
+        let attempted = &self.by_rules(version, check, &config, attempted)?;
+        if !run.and_then(|run| run.run.as_ref()).is_some_and(|run| run.repeats(check, &attempted.outcome)) {
+            let rejects = config.check.iter().any(|known| known.name == *check && known.severity == Severity::Error);
+            self.record_attempt(version, check, attempt, rejects && run.is_some(), attempted)?;
         }
         self.running.remove(key);
         self.shared.attempt_ended(version, check, attempt);
@@ -332,6 +315,25 @@ impl Dispatcher {
             self.renew(version);
         }
         Ok(())
+    }
+
+    fn record_attempt(
+        &self,
+        version: VersionId,
+        check: &str,
+        attempt: u32,
+        rejects: bool,
+        attempted: &Attempted,
+    ) -> Result<(), StoreError> {
+        let Attempted { started_at, took, outcome, metrics } = attempted.clone();
+        tracing::info!("{version} {check} attempt {attempt}: {}", crate::lineage::text::ending(&outcome));
+        let mut transaction = self.store.catalog().begin()?;
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let check = check.to_owned();
+        let what = EventKind::Checked { check: check.clone(), attempt, outcome: outcome.clone(), took_ms };
+        transaction.put_attempt(&AttemptRecord { version, check, attempt, started_at, took, outcome, rejects, metrics })?;
+        transaction.append_event(self.clock.now(), Some(version), what)?;
+        transaction.commit()
     }
 
     fn progressed(&mut self, version: VersionId, progress: Progress) {

@@ -9,6 +9,7 @@ use super::dispatcher::Dispatcher;
 use super::documents;
 use super::keeper::{GcFailure, Keeper};
 use super::message::Message;
+use super::metrics;
 use super::shared::Shared;
 use super::todo::Todo;
 use crate::control::protocol::{ErrorKind, OpenDoc, Refusal, Reply, Request, SpaceDoc, StatusDoc, VersionDoc, VersionName};
@@ -66,6 +67,7 @@ impl Dispatcher {
             Request::Wait { .. }
             | Request::Show { .. }
             | Request::Diff { .. }
+            | Request::Metric { .. }
             | Request::Lineage { .. }
             | Request::Verify
             | Request::Gc { .. } => failed("not a request for the dispatcher"),
@@ -234,6 +236,7 @@ impl Handler for Connections {
         let done = match request {
             Request::Status => match self.dispatch(Request::Status, gone) {
                 Reply::Status(mut status) => {
+                    status.warnings.extend(metrics::forecasts(&self.shared));
                     if let Ok(space) = self.shared.store.space() {
                         status.space = SpaceDoc { used: space.used, free: space.free, total: space.total };
                     }
@@ -252,6 +255,7 @@ impl Handler for Connections {
                 let version = version.map(|name| self.find(name)).transpose();
                 version.and_then(|record| documents::lineage(&self.shared, record.map(|record| record.version)))
             }
+            Request::Metric { name, check, limit } => metrics::metrics(&self.shared, &name, check.as_deref(), limit),
             Request::Verify => documents::verify(&self.shared, &self.keeper, gone),
             Request::Gc { dry_run } => self.gc(dry_run, gone),
             other => Ok(self.dispatch(other, gone)),

@@ -9,6 +9,7 @@ use parking_lot::RwLock;
 use super::leases::{Lease, Leases};
 use super::lineage_log::LineageLog;
 use crate::clock::Clock;
+use crate::config::MetricRule;
 use crate::fs::views::{LineageSource, ViewSource, Visible, VisibleVersion};
 use crate::ids::VersionId;
 use crate::store::Store;
@@ -29,6 +30,8 @@ pub(super) struct Shared {
     /// Who in the daemon reads what.
     pub(super) leases: Arc<Leases>,
     visible: RwLock<Arc<Visible>>,
+    /// The `[[metric]]` rules in force.
+    rules: RwLock<Arc<[MetricRule]>>,
     /// Attempts that run now, by version: their output can be read already.
     running: RwLock<BTreeMap<VersionId, Vec<(String, u32)>>>,
 }
@@ -37,7 +40,8 @@ impl Shared {
     pub(super) fn new(store: Arc<Store>, nodes: Arc<Nodes>, clock: Arc<dyn Clock>, mount: PathBuf, history: &History) -> Self {
         let log = LineageLog::new(Arc::clone(&store));
         let visible = RwLock::new(Arc::new(visible(&store, &nodes, history, BTreeMap::new())));
-        Self { store, nodes, clock, mount, log, leases: Arc::default(), visible, running: RwLock::default() }
+        let rules = RwLock::new(Arc::from(Vec::new()));
+        Self { store, nodes, clock, mount, log, leases: Arc::default(), visible, rules, running: RwLock::default() }
     }
 
     /// The content that a root names.
@@ -48,6 +52,14 @@ impl Shared {
     /// The content of a version, if it is still there.
     pub(super) fn snapshot(&self, record: &VersionRecord) -> Option<Snapshot> {
         record.root.map(|root| self.snapshot_of(root))
+    }
+
+    pub(super) fn rules(&self) -> Arc<[MetricRule]> {
+        Arc::clone(&self.rules.read())
+    }
+
+    pub(super) fn set_rules(&self, rules: Arc<[MetricRule]>) {
+        *self.rules.write() = rules;
     }
 
     pub(super) fn visible(&self) -> Arc<Visible> {

@@ -78,6 +78,7 @@ pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<St
         let binder = binder.map_err(other("a thread for production's mount"))?;
         dispatcher.production_mount = Some(ProductionMount::new(dir.clone(), binder));
     }
+    dispatcher.share_rules();
     dispatcher.resume(&options.mount_point)?;
     let keeper = Arc::clone(&dispatcher.keeper);
     let connections = Connections { shared, staging: Arc::clone(&dispatcher.staging), messages: messages.clone(), keeper };

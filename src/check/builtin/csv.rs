@@ -48,6 +48,8 @@ enum Next {
     Field {
         /// Where it begins.
         place: Place,
+        /// Its length in bytes, without its quotes.
+        len: u64,
         /// Whether it is the row's last.
         last: bool,
     },
@@ -89,12 +91,14 @@ impl<'a> Fields<'a> {
             self.skip_line_ends()?;
         }
         let place = Place::Column(self.line, self.column);
+        let mut len = 0;
         loop {
             let chunk = self.reader.fill_buf()?;
             // A line end behind the last byte ends the last row, unless a quote is open: then it is one more byte of the field.
             let at_end = chunk.is_empty();
             let input: &[u8] = if at_end && !self.ended { b"\n" } else { chunk };
             let (result, taken, put) = self.parser.read_field(input, &mut self.out);
+            len += put as u64;
             keep(self.out.get(..put).unwrap_or_default());
             if at_end {
                 if self.ended && matches!(result, ReadFieldResult::Field { .. }) {
@@ -109,7 +113,7 @@ impl<'a> Fields<'a> {
                 ReadFieldResult::InputEmpty | ReadFieldResult::OutputFull => {}
                 ReadFieldResult::Field { record_end } => {
                     self.at_row = record_end;
-                    return Ok(Next::Field { place, last: record_end });
+                    return Ok(Next::Field { place, len, last: record_end });
                 }
                 ReadFieldResult::End => return Ok(Next::End),
             }
@@ -182,7 +186,8 @@ fn rows(file: &File<'_>, report: &mut Report<'_>) -> io::Result<Option<Vec<Vec<u
         }
     };
     let expected = header.len() as u64;
-    let (mut rows, mut count, mut surplus) = (0, 0, None);
+    let mut nulls = vec![0u64; header.len()];
+    let (mut rows, mut count, mut surplus) = (0, 0u64, None);
     loop {
         match fields.next(&mut |_| {})? {
             Next::End => break,
@@ -190,7 +195,10 @@ fn rows(file: &File<'_>, report: &mut Report<'_>) -> io::Result<Option<Vec<Vec<u
                 report.find(place, "the quote that opens here is never closed");
                 break;
             }
-            Next::Field { place, last } => {
+            Next::Field { place, len, last } => {
+                if let Some(nulls) = nulls.get_mut(usize::try_from(count).unwrap_or(usize::MAX)) {
+                    *nulls += u64::from(len == 0);
+                }
                 count += 1;
                 if count == expected + 1 {
                     surplus = Some(place);
@@ -209,6 +217,9 @@ fn rows(file: &File<'_>, report: &mut Report<'_>) -> io::Result<Option<Vec<Vec<u
         }
     }
     report.add("rows", rows);
+    for (column, nulls) in header.iter().zip(nulls) {
+        report.add_nulls(column, nulls);
+    }
     Ok(Some(header))
 }
 

@@ -176,7 +176,7 @@ fn judge(cx: &mut Context<'_>, look: impl FnOnce(&View<'_>, &mut Report<'_>) -> 
         (None, Ok(())) => {
             let (summary, metrics) = report.finish();
             for (name, value) in metrics {
-                cx.metric(name, value);
+                cx.metric(&name, value);
             }
             return summary.map_or(Verdict::Passed, |summary| Verdict::Failed { summary });
         }

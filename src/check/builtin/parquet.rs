@@ -39,6 +39,7 @@ impl Builtin for Parquet {
                     }
                 };
                 report.add("rows", metadata.file_metadata().num_rows().max(0).unsigned_abs());
+                nulls(&metadata, report);
                 row_groups(file, &metadata, report)?;
                 if let Some(base) = view.base_file(path)?
                     && let Ok(before) = self::metadata(&base)?
@@ -93,6 +94,26 @@ fn metadata(file: &File<'_>) -> io::Result<Result<ParquetMetaData, String>> {
         return Ok(Err("is no Parquet file: it does not begin with PAR1".to_owned()));
     }
     parsed(file, || ParquetMetaDataReader::new().parse_and_finish(file))
+}
+
+/// Reports the missing values of each column whose statistics say how many there are.
+fn nulls(metadata: &ParquetMetaData, report: &mut Report<'_>) {
+    let mut columns: HashMap<String, Option<u64>> = HashMap::new();
+    let mut order = Vec::new();
+    for chunk in metadata.row_groups().iter().flat_map(RowGroupMetaData::columns) {
+        let count = chunk.statistics().and_then(parquet::file::statistics::Statistics::null_count_opt);
+        let name = chunk.column_path().string();
+        let known = columns.entry(name.clone()).or_insert_with(|| {
+            order.push(name);
+            Some(0)
+        });
+        *known = known.zip(count).map(|(known, count)| known.saturating_add(count));
+    }
+    for name in order {
+        if let Some(Some(count)) = columns.get(&name) {
+            report.add_nulls(name.as_bytes(), *count);
+        }
+    }
 }
 
 fn row_groups(file: &File<'_>, metadata: &ParquetMetaData, report: &mut Report<'_>) -> io::Result<()> {

@@ -1,12 +1,18 @@
 //! What a check found: lines in its log, a summary, and numbers.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io::Write;
+
+use crate::config::METRIC_NAME;
 
 /// Findings of one file that are written out; the rest is counted.
 pub(super) const PER_FILE: u64 = 100;
 /// Findings that are written out in all.
 const IN_ALL: u64 = 10_000;
+/// Columns whose missing values are reported, and bytes of a name of one.
+const COLUMNS: usize = 200;
+const NAME: usize = 100;
 /// Characters of a value from the data that a finding shows.
 const VALUE: usize = 60;
 
@@ -45,12 +51,25 @@ pub(super) struct Report<'a> {
     written: u64,
     files_with: u64,
     first: Option<String>,
-    metrics: Vec<(&'static str, u64)>,
+    metrics: Vec<(Cow<'static, str>, u64)>,
+    /// Names among them that come from the data.
+    columns: usize,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(log: &'a mut dyn Write) -> Self {
-        Self { log, broken: false, path: String::new(), here: 0, total: 0, written: 0, files_with: 0, first: None, metrics: Vec::new() }
+        Self {
+            log,
+            broken: false,
+            path: String::new(),
+            here: 0,
+            total: 0,
+            written: 0,
+            files_with: 0,
+            first: None,
+            metrics: Vec::new(),
+            columns: 0,
+        }
     }
 
     /// The findings from here on are about `path`.
@@ -94,7 +113,21 @@ impl<'a> Report<'a> {
     pub(super) fn add(&mut self, name: &'static str, value: u64) {
         match self.metrics.iter_mut().find(|(known, _)| *known == name) {
             Some((_, known)) => *known = known.saturating_add(value),
-            None => self.metrics.push((name, value)),
+            None => self.metrics.push((Cow::Borrowed(name), value)),
+        }
+    }
+
+    /// Adds to the values that are missing in a column: the number `nulls.COLUMN`, for the first columns that come.
+    pub(super) fn add_nulls(&mut self, column: &[u8], count: u64) {
+        let plain = |character: char| if character.is_whitespace() { '_' } else { character };
+        let name = format!("nulls.{}", shown(column.get(..NAME).unwrap_or(column)).chars().map(plain).collect::<String>());
+        match self.metrics.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = known.saturating_add(count),
+            None if self.columns < COLUMNS && name.len() <= METRIC_NAME => {
+                self.columns += 1;
+                self.metrics.push((Cow::Owned(name), count));
+            }
+            None => {}
         }
     }
 
@@ -107,7 +140,7 @@ impl<'a> Report<'a> {
     }
 
     /// The summary if anything was found, and the numbers.
-    pub(super) fn finish(mut self) -> (Option<String>, Vec<(&'static str, f64)>) {
+    pub(super) fn finish(mut self) -> (Option<String>, Vec<(String, f64)>) {
         self.close();
         if self.total > self.written && self.written >= IN_ALL {
             let line = format!("{} findings in {} files; the first {IN_ALL} are listed", self.total, self.files_with);
@@ -120,7 +153,7 @@ impl<'a> Report<'a> {
             _ => format!("{first} (and {} more; {files} files in all)", total - 1),
         });
         // A number of the lineage is a float; above 2^53 the last digits do not matter.
-        let metrics = self.metrics.iter().map(|(name, value)| (*name, *value as f64)).collect();
+        let metrics = self.metrics.iter().map(|(name, value)| (name.clone().into_owned(), *value as f64)).collect();
         (summary, metrics)
     }
 
