@@ -14,6 +14,10 @@
 //! | `sys` | the system calls no safe crate has |
 //! | `config`, `ids`, `clock` | plain data |
 
+// So that what tests inside and outside share can name it in one way.
+#[cfg(test)]
+extern crate self as shadowfs;
+
 pub mod check;
 pub mod cli;
 pub mod clock;

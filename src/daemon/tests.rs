@@ -18,11 +18,15 @@ use crate::control::protocol::{Reply, Request, StatusDoc, VersionDoc, VersionNam
 use crate::control::server::Handler as _;
 use crate::ids::VersionId;
 use crate::store::Store;
+use crate::store::disk::Disk;
 use crate::store::record::{Reason, VersionState};
 use crate::version::import;
 use crate::version::staging::{Caller, Invalidation, NodeRef};
 
+mod crash_points;
 mod damage;
+#[path = "../../tests/common/disk.rs"]
+mod disk;
 mod life;
 mod model;
 mod steps;
@@ -89,7 +93,15 @@ impl Daemon {
 
     /// As `start`, on a store with a fault in it.
     fn start_on(dir: tempfile::TempDir, config: &str, fault: impl FnOnce(&Store)) -> Self {
-        let (mut daemon, mut dispatcher) = Self::driven_in(dir, config, fault);
+        Self::serve(Self::driven_in(dir, config, None, fault))
+    }
+
+    /// As `start`, on a disk of the test's.
+    fn start_over(dir: tempfile::TempDir, config: &str, disk: Option<Arc<dyn Disk>>) -> Self {
+        Self::serve(Self::driven_in(dir, config, disk, |_| ()))
+    }
+
+    fn serve((mut daemon, mut dispatcher): (Self, super::dispatcher::Dispatcher)) -> Self {
         let thread = std::thread::spawn(move || {
             dispatcher.serve();
             dispatcher
@@ -109,7 +121,7 @@ impl Daemon {
 
     fn drive_with(mut self, config: &str) -> (Self, super::dispatcher::Dispatcher) {
         let dir = self.end();
-        Self::driven_in(dir, config, |_| ())
+        Self::driven_in(dir, config, None, |_| ())
     }
 
     /// The store's directory, of a daemon whose dispatcher was taken apart.
@@ -123,11 +135,16 @@ impl Daemon {
         let _ = self.status();
     }
 
-    fn driven_in(dir: tempfile::TempDir, config: &str, fault: impl FnOnce(&Store)) -> (Self, super::dispatcher::Dispatcher) {
+    fn driven_in(
+        dir: tempfile::TempDir,
+        config: &str,
+        disk: Option<Arc<dyn Disk>>,
+        fault: impl FnOnce(&Store),
+    ) -> (Self, super::dispatcher::Dispatcher) {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let file = dir.path().join("store/shadowfs.toml");
         std::fs::write(&file, config).unwrap();
-        let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+        let store = Arc::new(Store::open_on(&dir.path().join("store"), disk).unwrap());
         fault(&store);
         let core = Core::recover(&store, &clock, false).unwrap();
         let mount = dir.path().join("mnt");

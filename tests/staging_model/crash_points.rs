@@ -11,7 +11,7 @@ use super::disk::{Dice, KEPT, Kept, Lie, SimulatedDisk};
 use super::*;
 
 /// So many crashes in an ordinary run.
-const CRASHES: usize = 2_000;
+const CRASHES: usize = 1_500;
 /// So many of one history.
 const OF_ONE: usize = 250;
 
@@ -185,7 +185,7 @@ fn verify(recorded: &Recorded, at: usize, dir: &HostPath, disk: Option<Arc<dyn D
 /// One history, crashed at many points; a part of the recoveries crashes as well.
 fn history(seed: u64, most: usize, lie: Option<Lie>) -> usize {
     let passthrough = seed % 3 == 2;
-    let focus = if seed % 2 == 0 { Focus::Names } else { Focus::Bytes };
+    let focus = if seed.is_multiple_of(2) { Focus::Names } else { Focus::Bytes };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &std::array::from_fn::<u8, 32, _>(|at| (seed >> (at % 8 * 8)) as u8));
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let steps = workload(passthrough, focus).new_tree(&mut runner).unwrap().current();
