@@ -7,13 +7,13 @@ mod check_tree;
 mod crash_points;
 #[path = "common/disk.rs"]
 mod disk;
-#[path = "common/model.rs"]
+#[path = "common/model/mod.rs"]
 mod model;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use model::{Dump, Entry, Fallocate, Focus, Kind, Model, Name, Op, Outcome, Path, Rename, SLOTS, compare};
+use model::{Dump, Entry, Fallocate, Focus, Kind, Model, Name, Op, OpenHow, Outcome, Path, Rename, SLOTS, compare};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use shadowfs::clock::{Clock, SystemClock, Timestamp};
@@ -22,8 +22,10 @@ use shadowfs::store::disk::Disk;
 use shadowfs::store::{HostFile, Store};
 use shadowfs::tree::key::{Content, FileKind, InodeRecord};
 use shadowfs::tree::{Nodes, Snapshot, Tree};
+use shadowfs::version::acl::{ACCESS, DEFAULT};
 use shadowfs::version::staging::{
-    Allocate, Attr, Caller, Handle, NodeRef, OpenMode, RebaseOutcome, RenameMode, SetAttr, Staging, StagingOptions, TimeSet, XattrMode,
+    Allocate, Attr, Caller, Handle, NodeRef, OpenMode, RebaseOutcome, RenameMode, Seek, SetAttr, Staging, StagingOptions, TimeSet,
+    XattrMode,
 };
 use shadowfs::version::{FsError, import, seal};
 
@@ -87,6 +89,8 @@ fn errno(error: FsError) -> i32 {
         FsError::NotPermitted => libc::EPERM,
         FsError::NotSupported => libc::EOPNOTSUPP,
         FsError::BadHandle => libc::EBADF,
+        FsError::AccessDenied => libc::EACCES,
+        FsError::NoSuchOffset => libc::ENXIO,
         other => panic!("unexpected: {other:?}"),
     }
 }
@@ -169,7 +173,11 @@ impl Real {
     fn apply(&mut self, op: &Op) -> Result<Outcome, i32> {
         let staging = Arc::clone(&self.staging);
         match op {
-            Op::Create { path, mode, slot, uid } => {
+            // The kernel looks first.
+            Op::Create { path, slot, exclusive: false, .. } if self.node(path).is_ok() => {
+                return self.open_slot(path, *slot, OpenHow { write: true, ..OpenHow::default() });
+            }
+            Op::Create { path, mode, slot, uid, .. } => {
                 let (dir, name) = self.split(path)?;
                 let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
                 let (_, opened) = staging.create(&who(*uid), dir, name, *mode, model::UMASK, flags).map_err(errno)?;
@@ -180,9 +188,14 @@ impl Real {
                 let (dir, name) = self.split(path)?;
                 staging.make_dir(&who(*uid), dir, name, *mode, model::UMASK).map_err(errno)?;
             }
-            Op::Mkfifo { path, mode } => {
+            Op::Mknod { path, kind, mode } => {
                 let (dir, name) = self.split(path)?;
-                staging.make_node(&ROOT, dir, name, FileKind::Fifo, *mode, model::UMASK, 0).map_err(errno)?;
+                let (kind, rdev) = match kind {
+                    Kind::Fifo => (FileKind::Fifo, 0),
+                    Kind::Socket => (FileKind::Socket, 0),
+                    _ => (FileKind::CharDevice, model::DEVICE.0 << 8 | model::DEVICE.1),
+                };
+                staging.make_node(&ROOT, dir, name, kind, *mode, model::UMASK, rdev).map_err(errno)?;
             }
             Op::Symlink { path, target } => {
                 let (dir, name) = self.split(path)?;
@@ -219,7 +232,7 @@ impl Real {
                 return self.set(path, *uid, &SetAttr { size: Some(*size), ..SetAttr::default() });
             }
             Op::Times { path, atime, mtime } => {
-                let time = |(secs, nanos): (i64, u32)| Some(TimeSet::At(Timestamp { secs, nanos }));
+                let time = |time: Option<model::Time>| time.map(|(secs, nanos)| TimeSet::At(Timestamp { secs, nanos }));
                 return self.set(path, 0, &SetAttr { atime: time(*atime), mtime: time(*mtime), ..SetAttr::default() });
             }
             Op::SetXattr { path, name, value, create, replace } => {
@@ -231,6 +244,14 @@ impl Real {
                 staging.set_xattr(&ROOT, self.node(path)?, name, value, mode).map_err(errno)?;
             }
             Op::RemoveXattr { path, name } => staging.remove_xattr(&ROOT, self.node(path)?, name).map_err(errno)?,
+            Op::SetAcl { path, default, acl } => {
+                let name = if *default { DEFAULT } else { ACCESS };
+                let node = self.node(path)?;
+                match acl {
+                    Some(acl) => staging.set_xattr(&ROOT, node, name, &acl.to_bytes(), XattrMode::Set).map_err(errno)?,
+                    None => staging.remove_xattr(&ROOT, node, name).map_err(errno)?,
+                }
+            }
             Op::List { path } => return self.list(path),
             _ => return self.apply_to_slot(op),
         }
@@ -251,65 +272,137 @@ impl Real {
         Ok(Outcome::Names(names))
     }
 
+    fn open_slot(&mut self, path: &Path, slot: usize, how: OpenHow) -> Result<Outcome, i32> {
+        let node = self.node(path)?;
+        if self.staging.attr(node, None).map_err(errno)?.kind == FileKind::Symlink {
+            return Err(libc::ELOOP);
+        }
+        let flag = |on: bool, flag: i32| if on { flag } else { 0 };
+        let flags = flag(how.write, libc::O_RDWR) | flag(how.append, libc::O_APPEND) | flag(how.truncate, libc::O_TRUNC);
+        let opened = self.staging.open(&ROOT, node, flags).map_err(errno)?;
+        self.close(slot);
+        self.handles[slot] = Some(opened.handle);
+        self.appends[slot] = how.append;
+        if let OpenMode::Passthrough(file) = opened.mode {
+            self.through[slot] = Some(file);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// As `SEEK_DATA` and `SEEK_HOLE` show the file.
+    fn sparse(&self, handle: Handle, offset: u64) -> Result<Outcome, i32> {
+        let size = self.staging.attr(self.staging.node_of(handle).map_err(errno)?, Some(handle)).map_err(errno)?.size;
+        let mut bytes = Vec::new();
+        while offset + (bytes.len() as u64) < size {
+            let at = offset + bytes.len() as u64;
+            let data = match self.staging.seek(handle, at, Seek::Data) {
+                Err(FsError::NoSuchOffset) => size,
+                data => data.map_err(errno)?,
+            };
+            bytes.resize((data - offset) as usize, 0);
+            if data < size {
+                let hole = self.staging.seek(handle, data, Seek::Hole).map_err(errno)?;
+                assert!(hole > data && hole <= size, "a hole at {hole} after data at {data} of {size}");
+                bytes.extend(self.staging.read(handle, data, (hole - data) as u32).map_err(errno)?);
+            }
+        }
+        if bytes.is_empty() {
+            self.staging.seek(handle, offset, Seek::Data).map(Outcome::Count).map_err(errno)
+        } else {
+            Ok(Outcome::Bytes(bytes))
+        }
+    }
+
+    /// What the kernel does with stores into a mapping: the pages that they touch come back, as far as the file goes.
+    fn store(&self, slot: usize, offset: u64, len: usize, seed: u8, shared: bool) -> Result<Outcome, i32> {
+        let handle = self.handle(slot)?;
+        if shared && self.staging.write(&ROOT, handle, 0, b"", false).is_err() {
+            return Err(libc::EACCES);
+        }
+        let mut bytes = self.read_slot(slot, 0, usize::MAX >> 1)?;
+        let len = len.min(bytes.len().saturating_sub(offset as usize));
+        if shared && len > 0 {
+            const PAGE: usize = 4096;
+            let (from, to) = (offset as usize, offset as usize + len);
+            bytes[from..to].copy_from_slice(&model::bytes(seed, len));
+            let pages = from / PAGE * PAGE..to.next_multiple_of(PAGE).min(bytes.len());
+            let at = pages.start as u64;
+            match &self.through[slot] {
+                Some(file) => file.write_all_at(&bytes[pages], at).unwrap(),
+                None => drop(self.staging.write_back(&ROOT, handle, at, &bytes[pages]).map_err(errno)?),
+            }
+        }
+        Ok(Outcome::Count(len as u64))
+    }
+
+    fn read_slot(&self, slot: usize, offset: u64, len: usize) -> Result<Vec<u8>, i32> {
+        match &self.through[slot] {
+            Some(file) => {
+                let size = file.metadata().unwrap().len().saturating_sub(offset);
+                let mut bytes = vec![0; len.min(size as usize)];
+                file.read_exact_at(&mut bytes, offset).unwrap();
+                Ok(bytes)
+            }
+            None => self.staging.read(self.handle(slot)?, offset, u32::try_from(len).unwrap_or(u32::MAX)).map_err(errno),
+        }
+    }
+
     fn apply_to_slot(&mut self, op: &Op) -> Result<Outcome, i32> {
         let staging = Arc::clone(&self.staging);
         match *op {
-            Op::Open { ref path, slot, write, append, truncate } => {
-                let node = self.node(path)?;
-                if staging.attr(node, None).map_err(errno)?.kind == FileKind::Symlink {
-                    return Err(libc::ELOOP);
-                }
-                let mut flags = if write { libc::O_RDWR } else { libc::O_RDONLY };
-                flags |= if write && append { libc::O_APPEND } else { 0 };
-                flags |= if write && truncate { libc::O_TRUNC } else { 0 };
-                let opened = staging.open(&ROOT, node, flags).map_err(errno)?;
-                self.close(slot);
-                self.handles[slot] = Some(opened.handle);
-                self.appends[slot] = write && append;
-                if let OpenMode::Passthrough(file) = opened.mode {
-                    self.through[slot] = Some(file);
-                }
-            }
+            Op::Open { ref path, slot, how } => return self.open_slot(path, slot, how),
             Op::Close { slot } => {
                 self.handle(slot)?;
                 self.close(slot);
             }
-            Op::Read { slot, offset, len } if self.through[slot].is_some() => {
-                let mut bytes = vec![0; len];
-                let read = self.through[slot].as_ref().unwrap().read_at(&mut bytes, offset).unwrap();
-                bytes.truncate(read);
-                return Ok(Outcome::Bytes(bytes));
+            Op::Read { slot, offset, len } => {
+                self.handle(slot)?;
+                return self.read_slot(slot, offset, len).map(Outcome::Bytes);
             }
+            Op::ReadMap { slot, .. } => {
+                self.handle(slot)?;
+                return self.read_slot(slot, 0, usize::MAX >> 1).map(Outcome::Bytes);
+            }
+            Op::Map { slot, offset, len, seed, shared } => return self.store(slot, offset, len, seed, shared),
+            Op::Sparse { slot, offset } => return self.sparse(self.handle(slot)?, offset),
             Op::Write { slot, offset, len, seed, .. } if self.through[slot].is_some() => {
-                // As the kernel asks: may this handle write, and where is the end?
-                staging.write(&ROOT, self.handle(slot)?, 0, b"", false).map_err(errno)?;
+                // As the kernel asks: may this handle write, and are there capabilities to take away? Then, where is the end?
+                let handle = self.handle(slot)?;
+                staging.write(&ROOT, handle, 0, b"", false).map_err(errno)?;
+                match staging.remove_xattr(&ROOT, staging.node_of(handle).map_err(errno)?, model::CAPABILITY) {
+                    Err(FsError::NoData) => {}
+                    removed => removed.map_err(errno)?,
+                }
                 let file = self.through[slot].as_ref().unwrap();
                 let offset = if self.appends[slot] { file.metadata().unwrap().len() } else { offset };
                 file.write_all_at(&model::bytes(seed, len), offset).unwrap();
                 return Ok(Outcome::Count(len as u64));
             }
-            Op::Read { slot, offset, len } => {
-                return staging.read(self.handle(slot)?, offset, len as u32).map(Outcome::Bytes).map_err(errno);
-            }
             Op::Write { slot, offset, len, seed, uid } => {
                 let written = staging.write(&who(uid), self.handle(slot)?, offset, &model::bytes(seed, len), uid != 0);
                 return written.map(|n| Outcome::Count(u64::from(n))).map_err(errno);
             }
-            Op::Resize { slot, size } => {
+            Op::Resize { slot, size, uid } => {
                 let handle = self.handle(slot)?;
                 // The kernel lets only writers through; an empty write asks the same question.
                 staging.write(&ROOT, handle, 0, b"", false).map_err(errno)?;
-                self.resize(handle, size)?;
+                self.resize(handle, size, uid)?;
             }
-            Op::Fallocate { slot, how, offset, len } => {
+            Op::Fallocate { slot, how, offset, len, uid } => {
+                let handle = self.handle(slot)?;
                 let mode = match how {
                     Fallocate::Extend => Allocate::Extend,
                     Fallocate::KeepSize => Allocate::KeepSize,
                     Fallocate::Punch => Allocate::PunchHole,
                     Fallocate::Zero => Allocate::ZeroRange { keep_size: false },
                     Fallocate::ZeroKeepSize => Allocate::ZeroRange { keep_size: true },
+                    Fallocate::Collapse | Fallocate::Insert => {
+                        // The kernel refuses it, but it looks at the descriptor first.
+                        staging.write(&ROOT, handle, 0, b"", false).map_err(errno)?;
+                        return Err(libc::EOPNOTSUPP);
+                    }
                 };
-                staging.allocate(&ROOT, self.handle(slot)?, mode, offset, len).map_err(errno)?;
+                staging.allocate(&who(uid), handle, mode, offset, len).map_err(errno)?;
             }
             Op::Copy { from, offset, to, to_offset, len } => {
                 let (from, to) = (self.handle(from)?, self.handle(to)?);
@@ -321,10 +414,10 @@ impl Real {
         Ok(Outcome::Done)
     }
 
-    fn resize(&self, handle: Handle, size: u64) -> Result<(), i32> {
+    fn resize(&self, handle: Handle, size: u64, uid: u32) -> Result<(), i32> {
         let node = self.staging.node_of(handle).map_err(errno)?;
-        let change = SetAttr { size: Some(size), ..SetAttr::default() };
-        self.staging.set_attr(&ROOT, node, Some(handle), &change).map_err(errno).map(drop)
+        let change = SetAttr { size: Some(size), mtime: Some(TimeSet::Now), ..SetAttr::default() };
+        self.staging.set_attr(&who(uid), node, Some(handle), &change).map_err(errno).map(drop)
     }
 
     fn dump(&self) -> Dump {
@@ -377,6 +470,7 @@ impl Real {
 
     fn step(&mut self, step: &Step) {
         match step {
+            Step::Op(op) if self.model.is_undefined(op) => {}
             Step::Op(op) => {
                 let (expected, found) = (self.model.apply(op), self.apply(op));
                 assert_eq!(expected, found, "{op:?}");
@@ -547,6 +641,8 @@ fn kind_of(kind: FileKind) -> Kind {
         FileKind::Directory => Kind::Dir,
         FileKind::Symlink => Kind::Symlink,
         FileKind::Fifo => Kind::Fifo,
+        FileKind::Socket => Kind::Socket,
+        FileKind::CharDevice => Kind::Device,
         other => panic!("{other:?}"),
     }
 }
@@ -560,6 +656,7 @@ fn entry(attr: &Attr, data: Vec<u8>, xattrs: BTreeMap<Name, Vec<u8>>, same_as: P
         uid: attr.uid,
         gid: attr.gid,
         nlink: attr.nlink,
+        device: (attr.rdev != 0).then_some((attr.rdev >> 8, attr.rdev & 0xff)),
         data,
         xattrs,
         atime,
@@ -591,6 +688,7 @@ fn dump_snapshot(snapshot: &Snapshot, ino: Ino, path: &mut Path, dump: &mut Dump
         uid: record.uid,
         gid: record.gid,
         nlink: record.nlink,
+        device: (record.rdev != 0).then_some((record.rdev >> 8, record.rdev & 0xff)),
         data,
         xattrs,
         atime: time(record.atime),

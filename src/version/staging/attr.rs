@@ -86,7 +86,8 @@ impl Staging {
             state = self.lock();
         }
         if *change == SetAttr::default() {
-            self.drop_privileges(&mut state, caller, ino)?;
+            // The kernel asks for the privileges to go, and for nothing else: someone writes the file in passthrough.
+            self.drop_privileges(&mut state, caller, ino, true)?;
         }
         let only_size = SetAttr { size: change.size, ..SetAttr::default() };
         if *change != only_size {

@@ -232,6 +232,13 @@ impl Staging {
         if !source.read || !target.write || target.append {
             return Err(FsError::BadHandle);
         }
+        // What the copy itself appends is not copied again.
+        let size = {
+            let mut state = self.lock();
+            state.refresh(&self.cx, source.cell.ino)?;
+            state.record(source.cell.ino)?.size
+        };
+        let len = len.min(size.saturating_sub(offset));
         let same = source.cell.ino == target.cell.ino;
         if same && offset < to_offset.saturating_add(len) && to_offset < offset.saturating_add(len) {
             return Err(FsError::Invalid);
@@ -243,14 +250,8 @@ impl Staging {
         {
             return Ok(shared);
         }
-        // What the copy itself appends is not copied again.
-        let size = {
-            let mut state = self.lock();
-            state.refresh(&self.cx, source.cell.ino)?;
-            state.record(source.cell.ino)?.size
-        };
         let mut done = 0;
-        let len = len.min(COPY_AT_ONCE).min(size.saturating_sub(offset));
+        let len = len.min(COPY_AT_ONCE);
         while done < len {
             let chunk = u32::try_from(len - done).unwrap_or(u32::MAX).min(COPY_CHUNK);
             let copied = self

@@ -39,13 +39,13 @@ pub(super) fn drop_capability(snapshot: &Snapshot, ino: Ino) -> FsResult<Option<
 }
 
 impl Staging {
-    /// The kernel asks for the privileges of a file to go, and for nothing else: someone writes it in passthrough.
-    pub(super) fn drop_privileges(&self, state: &mut State, caller: &Caller, ino: Ino) -> FsResult<()> {
+    /// Takes a regular file's capabilities away, and set-id bits if `kill`, though its bytes are still the same.
+    pub(super) fn drop_privileges(&self, state: &mut State, caller: &Caller, ino: Ino, kill: bool) -> FsResult<()> {
         let record = state.record(ino)?;
         if record.kind != FileKind::Regular {
             return Ok(());
         }
-        let perm = without_set_id(&record, caller);
+        let perm = if kill { without_set_id(&record, caller) } else { record.perm };
         let mut edits: Vec<Edit> = drop_capability(&self.snapshot_of(state, ino), ino)?.into_iter().collect();
         if perm == record.perm && edits.is_empty() {
             return Ok(());
