@@ -10,12 +10,14 @@
 //! | `metrics` | the numbers that checks report: rules and trends |
 //! | `errands` | what takes long, one after the other, on a thread of its own |
 //! | `shared`, `lineage_log`, `kernel`, `production` | what FUSE threads read, and what the kernel is told |
+//! | `hooks` | commands that are told of events |
 //! | `logging`, `signals` | the process |
 
 mod dispatcher;
 mod documents;
 mod errands;
 mod hold;
+mod hooks;
 mod judge;
 mod keeper;
 mod keeping;

@@ -36,9 +36,10 @@ fn the_defaults_in_the_readme_are_the_defaults() {
     let shown = blocks(&readme, "toml").into_iter().find(|block| block.contains("[staging]")).unwrap();
     let mut shown = Config::parse(shown, Path::new("README.md")).unwrap();
     let defaults = Config::parse(DEFAULT_FILE, Path::new("shadowfs.toml")).unwrap();
-    // The example has a check and a rule, and the number of cores is the machine's.
+    // The example has a check, a rule and a hook, and the number of cores is the machine's.
     shown.check.clear();
     shown.metric.clear();
+    shown.notify.clear();
     shown.checks.workers = defaults.checks.workers;
     assert_eq!(shown, defaults);
 }

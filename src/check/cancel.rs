@@ -29,7 +29,8 @@ impl Cancel {
     }
 
     /// Ready (with an error) as soon as the attempt is to stop.
-    pub(super) const fn receiver(&self) -> &Receiver<()> {
+    #[must_use]
+    pub const fn receiver(&self) -> &Receiver<()> {
         &self.receiver
     }
 }

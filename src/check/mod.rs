@@ -21,7 +21,7 @@ pub use cancel::{Cancel, CancelHandle};
 pub use plan::{Plan, PlanError};
 pub use pool::{Job, Pool, Work};
 pub use verdict::{Limits, Progress, Run, Start};
-pub use worker::CommandJob;
+pub use worker::{CommandJob, run};
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! One attempt of a command: its own process group, its output kept, killed with all its children when its time is over.
 
 use std::ffi::OsString;
-use std::io::{self, PipeReader, Read as _};
+use std::fs::File;
+use std::io::{self, PipeReader, Read as _, Seek as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use crossbeam::channel::{after, bounded, select};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
@@ -38,6 +40,8 @@ pub struct CommandJob {
     pub log: PathBuf,
     /// The time that it has.
     pub timeout: Duration,
+    /// What its standard input has; nothing if empty.
+    pub input: Vec<u8>,
 }
 
 /// How the wait for a child ended.
@@ -45,6 +49,12 @@ enum Ending {
     Exited,
     Cancelled,
     TimedOut,
+}
+
+/// Runs a command that is no check's, and says how it ended.
+#[must_use]
+pub fn run(job: &CommandJob, cancel: &Cancel) -> Outcome {
+    attempt(job, cancel).0
 }
 
 pub(super) fn attempt(job: &CommandJob, cancel: &Cancel) -> (Outcome, Vec<(String, f64)>) {
@@ -87,7 +97,7 @@ fn start(job: &CommandJob) -> io::Result<(Child, PipeReader)> {
     let (reader, writer) = io::pipe()?;
     let mut command = Command::new(program);
     command.args(arguments).current_dir(&job.directory).envs(job.environment.iter().map(|(name, value)| (name, value)));
-    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
+    command.stdin(input(&job.input)?).stdout(writer.try_clone()?).stderr(writer).process_group(0);
     if let Some(user) = &job.user {
         // With another user, the standard library drops the supplementary groups as well.
         command.uid(user.uid).gid(user.gid).env("USER", &user.name).env("LOGNAME", &user.name).env_remove("HOME");
@@ -96,6 +106,17 @@ fn start(job: &CommandJob) -> io::Result<(Child, PipeReader)> {
     sys::with_all_signals(&mut command);
     let child = command.spawn()?;
     Ok((child, reader))
+}
+
+/// Standard input with these bytes in it. They are in memory whole: a command that does not read them holds nobody up.
+fn input(bytes: &[u8]) -> io::Result<Stdio> {
+    if bytes.is_empty() {
+        return Ok(Stdio::null());
+    }
+    let mut file = File::from(memfd_create(c"shadowfs-input", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
 }
 
 fn supervise(mut child: Child, reader: PipeReader, timeout: Duration, cancel: &Cancel, output: &mut Output) -> Outcome {

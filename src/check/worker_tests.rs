@@ -21,6 +21,7 @@ fn shell(dir: &Path, script: &str) -> CommandJob {
         user: None,
         log: dir.join("log"),
         timeout: Duration::from_secs(60),
+        input: Vec::new(),
     }
 }
 

@@ -40,6 +40,16 @@ timeout = "5m"            # the time one attempt has
 # min = 1000              # as does a number below this (max: above)
 # window = 10             # how many valid versions are looked at
 
+# A command that is told of events, as JSON on its standard input. What fails is tried again, from one second on; nothing waits for it.
+#
+# [[notify]]
+# name = "pager"
+# run = ["/etc/shadowfs/page"]
+# on = ["rejected", "held_back", "disk_low"]   # also: "promoted", "rolled_back"; default: all
+# timeout = "30s"
+# retries = 3
+# user = "nobody"
+
 [promotion]
 mode = "auto"             # or "manual": only `shadowfs promote` publishes
 window = "2s"             # what becomes valid in it is one batch
@@ -63,11 +73,11 @@ pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn list(words: &[String]) -> String {
+pub(super) fn list(words: &[String]) -> String {
     format!("[{}]", words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(", "))
 }
 
-fn duration(duration: std::time::Duration) -> String {
+pub(super) fn duration(duration: std::time::Duration) -> String {
     quoted(&humantime::format_duration(duration).to_string())
 }
 
@@ -80,7 +90,7 @@ pub(super) fn to_toml(config: &Config) -> String {
 }
 
 fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
-    let Config { staging, checks, check, metric, promotion, ghosts, retention, scrub } = config;
+    let Config { staging, checks, check, metric, notify, promotion, ghosts, retention, scrub } = config;
     writeln!(out, "[staging]\nsettle = {}\nmax_open = {}\n", duration(staging.settle), duration(staging.max_open))?;
     writeln!(out, "[checks]\nworkers = {}\nrollback_threshold = {}", checks.workers, checks.rollback_threshold)?;
     writeln!(out, "retries = {}\nbackoff = {}\ntimeout = {}\n", checks.retries, duration(checks.backoff), duration(checks.timeout))?;
@@ -107,6 +117,7 @@ fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
     for rule in metric {
         rules::write(rule, out)?;
     }
+    notify.iter().try_for_each(|hook| super::notify::write(hook, out))?;
     let pre = promotion.pre.iter().map(|command| list(command)).collect::<Vec<_>>().join(", ");
     writeln!(out, "[promotion]\nmode = {}\nwindow = {}", quoted(promotion.mode.as_str()), duration(promotion.window))?;
     writeln!(out, "require_free = {}\npre = [{pre}]\n", quoted(&promotion.require_free.to_string()))?;

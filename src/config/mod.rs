@@ -1,9 +1,10 @@
 //! The configuration: `STORE/shadowfs.toml`, checked wholly before any of it is in force.
 //!
-//! `value` reads single values (durations, percentages, lists) with their line, `parse` the sections, `default` is the file that
+//! `value` reads single values (durations, percentages, lists) with their line, `parse` and `notify` the sections, `default` is the file that
 //! `init` writes, `watch` tells of a change on disk.
 
 mod default;
+mod notify;
 mod parse;
 mod rules;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use default::DEFAULT_FILE;
+pub use notify::{Notify, Topic};
 pub use parse::BUILTINS;
 pub use rules::{METRIC_NAME, MetricRule};
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub check: Vec<Check>,
     /// `[[metric]]`, in the order of the file.
     pub metric: Vec<MetricRule>,
+    /// `[[notify]]`, in the order of the file.
+    pub notify: Vec<Notify>,
     /// `[promotion]`.
     pub promotion: Promotion,
     /// `[ghosts]`.

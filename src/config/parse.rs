@@ -13,7 +13,7 @@ use super::{Action, Check, Checks, Config, ConfigError, Ghosts, Promotion, Promo
 /// The built-in checks, by the name that `builtin = ` takes.
 pub const BUILTINS: &[&str] = &["csv", "deletes", "json", "jsonl", "manifest", "names", "parquet", "size", "sqlite", "utf8"];
 
-const SECTIONS: &[&str] = &["staging", "checks", "check", "metric", "promotion", "ghosts", "retention", "scrub"];
+const SECTIONS: &[&str] = &["staging", "checks", "check", "metric", "notify", "promotion", "ghosts", "retention", "scrub"];
 
 /// Checks `text` wholly; the first thing that is wrong is the refusal.
 pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
@@ -30,6 +30,7 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
         checks: one(source, table, "checks", read_checks)?,
         metric: rules::read(source, table, &check)?,
         check,
+        notify: super::notify::read_list(source, table)?,
         promotion: one(source, table, "promotion", read_promotion)?,
         ghosts: one(source, table, "ghosts", read_ghosts)?,
         retention: one(source, table, "retention", read_retention)?,
@@ -125,7 +126,7 @@ fn read_check_list(source: Source<'_>, table: &DeTable<'_>) -> Result<Vec<Check>
 fn read_check(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Check, ConfigError> {
     let known = ["name", "run", "builtin", "paths", "unless", "severity", "user"];
     let section = Section::new(source, "[[check]]", table, span, &known)?;
-    let name = read_name(&section)?;
+    let name = read_name(&section, "[[check]]", "check")?;
     let severities = [Severity::Error, Severity::Warn].map(|severity| (severity.as_str(), severity));
     Ok(Check {
         action: read_action(&section, &name)?,
@@ -147,15 +148,15 @@ fn read_globs(section: &Section<'_>, key: &str) -> Result<Vec<String>, ConfigErr
     Ok(globs)
 }
 
-fn read_name(section: &Section<'_>) -> Result<String, ConfigError> {
+pub(super) fn read_name(section: &Section<'_>, title: &str, what: &str) -> Result<String, ConfigError> {
     let Some(name) = section.text("name")? else {
-        return Err(section.refuse_at("name", "a [[check]] has no \"name\""));
+        return Err(section.refuse_at("name", format!("a {title} has no \"name\"")));
     };
     // The name is part of a file's name in logs and in the lineage.
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     if !plain || name.is_empty() || name.len() > 64 || name.starts_with('.') {
         let rule = "letters, digits, \"-\", \"_\" and \".\" (not first), at most 64";
-        return Err(section.refuse_at("name", format!("the name of a check is made of {rule}; \"{name}\" is not")));
+        return Err(section.refuse_at("name", format!("the name of a {what} is made of {rule}; \"{name}\" is not")));
     }
     Ok(name.to_owned())
 }
@@ -174,7 +175,7 @@ fn read_action(section: &Section<'_>, name: &str) -> Result<Action, ConfigError>
     }
 }
 
-fn read_user(section: &Section<'_>) -> Result<Option<User>, ConfigError> {
+pub(super) fn read_user(section: &Section<'_>) -> Result<Option<User>, ConfigError> {
     let Some(name) = section.text("user")? else { return Ok(None) };
     if !section.has("run") {
         return Err(section.refuse_at("user", "\"user\" is for commands; a built-in check runs in the daemon"));

@@ -176,6 +176,32 @@ fn every_mistake_is_one_line_with_its_place() {
 }
 
 #[test]
+fn hooks_that_are_wrong_are_refused_with_their_line() {
+    let hook = "[[notify]]\nname = \"pager\"\nrun = [\"/bin/page\"]\n";
+    let config = parse(hook).unwrap();
+    assert_eq!(config.notify[0].on, Topic::ALL);
+    assert_eq!((config.notify[0].timeout, config.notify[0].retries), (Duration::from_secs(30), 3));
+    let all = "there are rejected, promoted, rolled_back, held_back, disk_low";
+    let cases = [
+        ("notify = 1".to_owned(), "1: \"notify\" must be a list of sections: [[notify]]".to_owned()),
+        ("[[notify]]\nrun = [\"a\"]".to_owned(), "1: a [[notify]] has no \"name\"".to_owned()),
+        ("[[notify]]\nname = \"a\"".to_owned(), "2: hook \"a\" does nothing; give it \"run\" (a command)".to_owned()),
+        (format!("{hook}{hook}"), "5: two hooks are named \"pager\"; give each a name of its own".to_owned()),
+        (format!("{hook}on = [\"promotd\"]"), format!("4: there is no event \"promotd\" to be told of; {all}")),
+        (format!("{hook}on = []"), format!("4: \"on\" in [[notify]] is empty; {all}")),
+        (format!("{hook}timeout = \"0s\""), "4: \"timeout\" in [[notify]] must be longer than nothing".to_owned()),
+        (format!("{hook}retries = 101"), "4: \"retries\" in [[notify]] must be a whole number from 0 to 100, not 101".to_owned()),
+        (format!("{hook}user = \"no-such-user\""), "4: there is no user \"no-such-user\" on this machine".to_owned()),
+        (format!("{hook}onn = []"), "4: unknown key \"onn\" in [[notify]]; did you mean \"on\"?".to_owned()),
+    ];
+    for (text, message) in cases {
+        assert_eq!(refusal(&text), format!("shadowfs.toml:{message}"), "{text}");
+    }
+    let many: String = (0..17).map(|number| hook.replace("pager", &format!("h{number}"))).collect();
+    assert_eq!(refusal(&many), "shadowfs.toml:49: there are more than 16 [[notify]]; let one command tell the others");
+}
+
+#[test]
 fn broken_toml_is_one_line_with_its_place() {
     for text in ["[staging\n", "[staging]\nsettle = \n", "[staging]\nsettle = \"1s\"\nsettle = \"2s\"", "a = \u{1}"] {
         let message = refusal(text);
@@ -202,6 +228,14 @@ proptest! {
         config.promotion.require_free = Percent(percent);
         config.promotion.mode = if manual { PromotionMode::Manual } else { PromotionMode::Auto };
         config.promotion.pre = vec![vec![word.clone(), String::new()]];
+        config.notify = names.iter().map(|name| Notify {
+            name: name.clone(),
+            run: vec![word.clone(), "\"'\\\n".to_owned()],
+            on: if manual { Topic::ALL.to_vec() } else { vec![Topic::DiskLow] },
+            timeout: Duration::from_millis(settle + 1),
+            retries: threshold,
+            user: None,
+        }).collect();
         config.check = names.into_iter().map(|name| Check {
             name,
             action: if manual { Action::Run(vec![word.clone(), "\"'\\\n".to_owned()]) } else { Action::Builtin("json".to_owned()) },

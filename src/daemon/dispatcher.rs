@@ -12,6 +12,7 @@ use crossbeam::channel::{Receiver, Sender, never, select};
 
 use super::errands::Errands;
 use super::hold::Hold;
+use super::hooks::{DiskWatch, Hooks};
 use super::judge::{Running, VersionRun};
 use super::keeper::{Keeper, Sweeper};
 use super::kernel::Kernel;
@@ -103,6 +104,8 @@ pub(super) struct Dispatcher {
     pub(super) promotions: u64,
     pub(super) promote_at: Option<Instant>,
     pub(super) production_mount: Option<ProductionMount>,
+    pub(super) hooks: Hooks,
+    pub(super) disk: DiskWatch,
     pub(super) waiters: Waiters,
     pub(super) retention: Retention,
     pub(super) keeper: Arc<Keeper>,
@@ -159,6 +162,7 @@ impl Dispatcher {
             Message::LetGo(entries) => self.kernel.let_go_of(&entries),
             Message::Retire { dry_run, reply } => drop(reply.send(self.retire(dry_run))),
             Message::Swept { warning } => self.swept(warning),
+            Message::Errand(Report::Notified { name, failing }) => self.notified(&name, failing),
             Message::ConfigTouched => self.config_due = Some(self.clock.instant() + CONFIG_DEBOUNCE),
             Message::Stop => self.stopping.get_or_insert_default().clear(),
         }
@@ -187,6 +191,7 @@ impl Dispatcher {
             self.promote_due();
             self.bind_due();
             self.retire_due();
+            self.look_at_disk();
             if !self.has_work() {
                 break;
             }
@@ -197,7 +202,8 @@ impl Dispatcher {
     fn next_timer(&self) -> Option<Instant> {
         let checks = if self.has_room() { self.runs.values().filter_map(VersionRun::next_due).min() } else { None };
         let mount = self.production_mount.as_ref().and_then(ProductionMount::next_try);
-        let timers = [self.config_due, self.retry_at, self.settle_at, self.promote_at, self.retention.at, checks, mount];
+        let looks = Some(self.disk.look_at);
+        let timers = [self.config_due, self.retry_at, self.settle_at, self.promote_at, self.retention.at, checks, mount, looks];
         timers.into_iter().flatten().min()
     }
 
@@ -232,6 +238,7 @@ impl Dispatcher {
         self.waiters.stir();
         self.shared.publish(&self.history);
         self.stir_retention();
+        self.hooks.stir();
     }
 
     /// Appends an event that changes no state.
@@ -241,6 +248,7 @@ impl Dispatcher {
         transaction.append_event(self.clock.now(), version, what)?;
         transaction.commit()?;
         self.kernel.lineage_changed();
+        self.hooks.stir();
         Ok(())
     }
 
@@ -284,6 +292,7 @@ impl Dispatcher {
                 self.share_rules();
                 self.renew_waiting();
                 self.stir_retention();
+                self.configure_hooks();
                 EventKind::ConfigLoaded
             }
             Err(error) => {

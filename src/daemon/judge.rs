@@ -254,6 +254,7 @@ impl Dispatcher {
                 user: start.check.user.clone(),
                 log,
                 timeout,
+                input: Vec::new(),
             })),
             Action::Builtin(name) => {
                 let record = self.history.get(version).ok_or("its record is gone")?;

@@ -72,6 +72,13 @@ pub(super) enum Report {
         /// Its changes, or why they can't be read.
         changes: Result<Arc<Changes>, String>,
     },
+    /// How a hook fares: why it fails, if it does.
+    Notified {
+        /// The hook.
+        name: String,
+        /// In one line.
+        failing: Option<String>,
+    },
     /// Production's kernel mount follows, or why it does not.
     Bound(Result<(), String>),
 }

@@ -84,6 +84,7 @@ impl Dispatcher {
             user: None,
             log,
             timeout,
+            input: Vec::new(),
         };
         self.submit(key, Work::Command(job));
     }

@@ -158,6 +158,7 @@ impl Dispatcher {
         let doc = VersionDoc::from(&record);
         let state = record.state;
         self.history.sealed(record);
+        self.hooks.stir();
         self.waiters.stir();
         self.shared.publish(&self.history);
         self.stir_retention();

@@ -11,6 +11,7 @@ use crossbeam::channel::{Sender, unbounded};
 
 use super::dispatcher::{Dispatcher, Sources, StepError};
 use super::errands::Errands;
+use super::hooks::{DiskWatch, Hooks, Surroundings};
 use super::keeper::{Keeper, Sweeper};
 use super::kernel::{Kernel, Mounted};
 use super::message::Message;
@@ -192,6 +193,9 @@ impl Parts {
         let (store, clock) = (Arc::clone(&shared.store), Arc::clone(&shared.clock));
         let (ended, attempts) = unbounded();
         let (keeper, woken) = Keeper::new(Arc::clone(&shared), Arc::clone(&staging), kernel.known(), messages.clone());
+        let (mount, run) = (shared.mount.clone(), run_dir.clone());
+        let around = Surroundings { store: Arc::clone(&store), clock: Arc::clone(&clock), mount, run_dir: run, reports: messages.clone() };
+        let now = clock.instant();
         Ok(Dispatcher {
             sweeper: Sweeper::start(Arc::clone(&keeper), woken)?,
             keeper,
@@ -221,6 +225,8 @@ impl Parts {
             promotions: 0,
             promote_at: None,
             production_mount: None,
+            hooks: Hooks::new(around),
+            disk: DiskWatch::new(now),
             waiters: Waiters::default(),
             warnings: BTreeMap::new(),
             run_dir,
@@ -240,6 +246,7 @@ impl Dispatcher {
         self.end_lost().map_err(|error| failed(&error))?;
         self.recover_stranded().map_err(|error| failed(&error))?;
         self.restage(self.staging_base).map_err(|error| failed(&error))?;
+        self.configure_hooks();
         let unjudged: Vec<_> = self.history.unjudged().map(|record| (record.version, record.passed)).collect();
         for (version, passed) in unjudged {
             if passed {

@@ -73,7 +73,8 @@ fn finish(mut dispatcher: Dispatcher, mounts: Arc<Mounts>) -> Result<(), DaemonE
     drop(mounts);
     dispatcher.drain_staging();
     dispatcher.work();
-    let Dispatcher { errands, pool, staging, store, run_dir, sources, production_mount, sweeper, .. } = dispatcher;
+    let Dispatcher { errands, pool, staging, store, run_dir, sources, production_mount, sweeper, hooks, .. } = dispatcher;
+    hooks.stop();
     sweeper.finish();
     // A version that is being sealed is sealed; what fails is in its journal.
     errands.finish();

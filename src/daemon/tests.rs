@@ -291,7 +291,8 @@ impl Drop for Daemon {
 }
 
 fn take_apart(dispatcher: super::dispatcher::Dispatcher) {
-    let super::dispatcher::Dispatcher { errands, pool, running, sweeper, .. } = dispatcher;
+    let super::dispatcher::Dispatcher { errands, pool, running, sweeper, hooks, .. } = dispatcher;
+    hooks.stop();
     drop(running);
     sweeper.finish();
     errands.finish();

@@ -131,4 +131,8 @@ enum KindJson {
         name: String,
     },
     Unpinned,
+    DiskLow {
+        free: u64,
+        total: u64,
+    },
 }

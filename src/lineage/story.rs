@@ -119,7 +119,8 @@ impl<'a> Story<'a> {
             | EventKind::ConfigLoaded
             | EventKind::ConfigRefused { .. }
             | EventKind::Mounted { .. }
-            | EventKind::Unmounted => {}
+            | EventKind::Unmounted
+            | EventKind::DiskLow { .. } => {}
         }
     }
 

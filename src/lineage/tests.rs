@@ -78,6 +78,7 @@ fn every_kind() -> Vec<(EventKind, &'static str)> {
         ),
         (EventKind::Unmounted, "unmounted"),
         (EventKind::Untagged { name: "q3".to_owned() }, "no longer tagged q3"),
+        (EventKind::DiskLow { free: 3 << 20, total: 100 << 20 }, "little space is left on the store's filesystem: 3 MiB of 100 MiB"),
         (EventKind::Unpinned, "no longer pinned: its age counts again"),
     ]
 }

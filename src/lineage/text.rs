@@ -67,6 +67,9 @@ pub fn sentence(what: &EventKind) -> String {
         EventKind::Mounted { at, recovered: false } => format!("mounted at {at}"),
         EventKind::Unmounted => "unmounted".to_owned(),
         EventKind::Untagged { name } => format!("no longer tagged {name}"),
+        EventKind::DiskLow { free, total } => {
+            format!("little space is left on the store's filesystem: {} MiB of {} MiB", free >> 20, total >> 20)
+        }
         EventKind::Unpinned => "no longer pinned: its age counts again".to_owned(),
     }
 }

@@ -191,4 +191,11 @@ pub enum EventKind {
     },
     /// Its age counts again.
     Unpinned,
+    /// Less than `promotion.require_free` is free on the store's filesystem.
+    DiskLow {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that there are.
+        total: u64,
+    },
 }

@@ -47,6 +47,12 @@ impl Catalog {
         })
     }
 
+    /// The number that the next event will have.
+    pub fn next_event(&self) -> Result<EventSeq> {
+        self.database
+            .read("read the events", |tables| Ok(tables.events.last()?.map_or(EventSeq(0), |(key, _)| EventSeq(key.value()).next())))
+    }
+
     /// One event.
     pub fn event(&self, seq: EventSeq) -> Result<Option<Event>> {
         let found = self.database.read("read an event", |tables| Ok(tables.events.get(seq.0)?.map(|value| value.value().to_vec())))?;
