@@ -4,16 +4,17 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, renameat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::statvfs::{Statvfs, fstatvfs};
-use nix::unistd::{UnlinkatFlags, fsync, syncfs, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, linkat, syncfs, unlinkat};
 
 use super::disk::{Disk, DiskOp, HostFile};
 use super::{Result, StoreError};
@@ -76,6 +77,35 @@ impl HostDir {
         }
     }
 
+    /// A new file that has no name yet, for reading and writing, on the filesystem of the directory `dir`; `None` where the host has no
+    /// such files, or a test looks on: what it does not know by name it can't follow.
+    pub(crate) fn unnamed_file(&self, dir: &str) -> Result<Option<HostFile>> {
+        if self.disk.is_some() {
+            return Ok(None);
+        }
+        match self.open_beneath(dir, OFlag::O_RDWR | OFlag::O_TMPFILE) {
+            Ok(file) => Ok(Some(HostFile::new(file, None))),
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => Ok(None),
+            Err(errno) => Err(StoreError::io(format!("create a file in {dir}"), errno)),
+        }
+    }
+
+    /// Gives a file that has no name its first. One that is there already is in the way: `leftover` says whether it may go.
+    pub(crate) fn name_file(&self, file: &HostFile, name: &str, leftover: impl FnOnce() -> Result<bool>) -> Result<()> {
+        let (dir, leaf) = self.parent("name", name)?;
+        // As open(2) tells to: AT_EMPTY_PATH needs a capability that a container may lack.
+        let unnamed = format!("/proc/self/fd/{}", file.host().as_raw_fd());
+        let link = || linkat(AT_FDCWD, unnamed.as_str(), &dir, leaf, AtFlags::AT_SYMLINK_FOLLOW);
+        match link() {
+            Err(Errno::EEXIST) if leftover()? => {
+                self.remove(name)?;
+                link()
+            }
+            result => result,
+        }
+        .map_err(|errno| StoreError::io(format!("name {name}"), errno))
+    }
+
     fn open_raw(&self, name: &str, flags: OFlag) -> nix::Result<HostFile> {
         let Some(disk) = &self.disk else { return Ok(HostFile::new(self.open_beneath(name, flags)?, None)) };
         let mut opened = None;
@@ -88,7 +118,7 @@ impl HostDir {
     }
 
     fn open_beneath(&self, name: &str, flags: OFlag) -> nix::Result<File> {
-        let creates = flags.contains(OFlag::O_CREAT);
+        let creates = flags.contains(OFlag::O_CREAT) || flags.contains(OFlag::O_TMPFILE);
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC)
             .mode(if creates { Mode::S_IRUSR | Mode::S_IWUSR } else { Mode::empty() })

@@ -1,5 +1,6 @@
 //! Open host files: a bounded number of descriptors, whatever the number of objects.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -31,17 +32,24 @@ pub(super) enum FileKey {
 pub(super) struct Files {
     host: Arc<HostDir>,
     open: Mutex<LruCache<FileKey, Arc<HostFile>>>,
+    /// Pending objects whose files have no name: nothing but this descriptor leads to them.
+    unnamed: Mutex<HashMap<ObjectId, Arc<HostFile>>>,
 }
 
 impl Files {
     pub(super) fn new(host: Arc<HostDir>) -> Self {
-        Self { host, open: Mutex::new(LruCache::new(OPEN_FILES)) }
+        Self { host, open: Mutex::new(LruCache::new(OPEN_FILES)), unnamed: Mutex::default() }
     }
 
     /// The file, opened if it was not; `None` if it does not exist.
     pub(super) fn open(&self, key: FileKey) -> Result<Option<Arc<HostFile>>> {
         if let Some(file) = self.open.lock().get(&key) {
             return Ok(Some(Arc::clone(file)));
+        }
+        if let FileKey::Pending(id) = key
+            && let Some(file) = self.unnamed(id)
+        {
+            return Ok(Some(file));
         }
         let name = match key {
             FileKey::Pending(id) | FileKey::Sealed(id) => file_name(id),
@@ -57,6 +65,21 @@ impl Files {
     pub(super) fn remember(&self, key: FileKey, file: &Arc<HostFile>) {
         let pushed_out = self.open.lock().push(key, Arc::clone(file));
         drop(pushed_out);
+    }
+
+    /// The file of an object, if it has no name.
+    pub(super) fn unnamed(&self, id: ObjectId) -> Option<Arc<HostFile>> {
+        self.unnamed.lock().get(&id).cloned()
+    }
+
+    /// Keeps a file that has no name.
+    pub(super) fn keep_unnamed(&self, id: ObjectId, file: &Arc<HostFile>) {
+        self.unnamed.lock().insert(id, Arc::clone(file));
+    }
+
+    /// Lets go of a file that has no name: because it has one now, or because it is not needed.
+    pub(super) fn take_unnamed(&self, id: ObjectId) -> Option<Arc<HostFile>> {
+        self.unnamed.lock().remove(&id)
     }
 
     /// Lets go of a file.

@@ -6,6 +6,7 @@ mod hash;
 mod loss;
 mod removal;
 mod seal;
+mod unnamed;
 #[cfg(test)]
 mod tests;
 
@@ -72,6 +73,10 @@ pub struct Objects {
     places: Mutex<LruCache<ObjectId, Place>>,
     files: Files,
     reliance: Mutex<Reliance>,
+    /// Files without a name that wait for their next use.
+    spare: Mutex<Vec<HostFile>>,
+    /// Held while a file gets its name; taken before any other lock here.
+    naming: Mutex<()>,
     /// The host can't share blocks between files.
     no_reflink: AtomicBool,
 }
@@ -93,6 +98,8 @@ impl Objects {
             places: Mutex::new(LruCache::new(PLACES)),
             files,
             reliance: Mutex::default(),
+            spare: Mutex::default(),
+            naming: Mutex::default(),
             no_reflink: AtomicBool::new(false),
         }
     }
@@ -189,6 +196,9 @@ impl Objects {
             Ok(Some(Source::Held(_))) => self.unhold(id),
             Ok(Some(Source::Pending)) => {
                 self.live.write().remove(&id);
+                if let Some(file) = self.files.take_unnamed(id) {
+                    return self.spare(file);
+                }
                 self.files.forget(FileKey::Pending(id));
                 if let Err(error) = self.host.remove(&file_name(id)) {
                     tracing::warn!(%error, "an object that is not needed any more stays behind");
@@ -295,6 +305,7 @@ impl Objects {
 
     fn sync_file(&self, id: ObjectId) -> Result<()> {
         let named = self.refuse_if_poisoned(id)?;
+        self.name(id)?;
         let synced = self.pending_file(id)?.sync_data().map_err(|error| StoreError::io(format!("sync {}", file_name(id)), error));
         let synced = if named { synced } else { synced.and_then(|()| self.host.sync_dir(&dir_name(id))) };
         self.mark(id, synced.as_ref().err().map(StoreError::errno));

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use super::files::FileKey;
 use super::hash::{self, Input};
-use super::{Live, Objects, file_name, pack_name};
+use super::{Live, Objects, file_name, pack_name, read_error, read_up_to};
 use crate::ids::{Digest, ObjectId, PackId};
 use crate::store::disk::Appender;
 use crate::store::record::{Location, ObjectRecord};
@@ -17,6 +17,8 @@ pub(super) const PACK_MAGIC: &[u8; 16] = b"shadowfs pack 1\n";
 pub const PACK_HEADER: u64 = PACK_MAGIC.len() as u64;
 /// A pack that has reached this length gets no more objects.
 const PACK_FULL: u64 = 64 << 20;
+/// Objects up to this length go into packs: as for directories of small files elsewhere, a host file each costs more than its bytes.
+const PACKED: u64 = 128 << 10;
 /// With more files than this, one `syncfs` is cheaper than a sync a file.
 const SYNC_EACH: usize = 16;
 
@@ -57,7 +59,7 @@ impl Objects {
         let hashed = hash::all(&inputs)?;
         let mut packs = Vec::new();
         let placed = self.aliases(objects, &hashed).and_then(|mut places| {
-            self.write_packs(objects, &inputs, &mut places, &mut packs)?;
+            self.write_packs(&inputs, &mut places, &mut packs)?;
             self.sync_all(objects, &places, &packs)?;
             Ok(places)
         });
@@ -86,6 +88,7 @@ impl Objects {
             SealObject::File(id) => {
                 self.source(id)?;
                 self.refuse_if_poisoned(id)?;
+                self.name(id)?;
                 Ok(Input::File(self.pending_file(id)?, file_name(id)))
             }
         }
@@ -107,17 +110,29 @@ impl Objects {
         Ok(places.collect())
     }
 
-    /// Puts the held objects that need it into packs and fills in their places. `packs` gets every pack that was begun.
+    /// Puts the small objects that need it into packs and fills in their places. `packs` gets every pack that was begun.
     fn write_packs(
         &self,
-        objects: &[SealObject],
         inputs: &[Input],
         places: &mut [Option<Location>],
         packs: &mut Vec<(PackId, Option<HostFile>)>,
     ) -> Result<()> {
         let mut writer: Option<PackWriter> = None;
-        for ((object, input), place) in objects.iter().zip(inputs).zip(places) {
-            let (SealObject::Held(_), Input::Bytes(bytes), None) = (object, input, &place) else { continue };
+        for (input, place) in inputs.iter().zip(places) {
+            if place.is_some() {
+                continue;
+            }
+            let read;
+            let bytes: &[u8] = match input {
+                Input::Bytes(bytes) => bytes,
+                Input::File(file, name) => match small_bytes(file, name)? {
+                    Some(bytes) => {
+                        read = bytes;
+                        &read
+                    }
+                    None => continue,
+                },
+            };
             let mut current = match writer.take() {
                 Some(current) if current.len < PACK_FULL => current,
                 full => {
@@ -180,13 +195,25 @@ impl Objects {
             let was = self.live.write().remove(id);
             let Some(Live::File { .. }) = was else { continue };
             self.files.forget(FileKey::Pending(*id));
-            if matches!(record.location, Location::Alias(_))
+            if !matches!(record.location, Location::File)
                 && let Err(error) = self.host.remove(&file_name(*id))
             {
                 tracing::warn!(%error, "a second copy of an object stays behind");
             }
         }
     }
+}
+
+/// The bytes of a host file that is better off in a pack; `None` if it is to keep a file of its own. Nobody writes to it any more.
+fn small_bytes(file: &HostFile, name: &str) -> Result<Option<Vec<u8>>> {
+    let len = file.metadata().map_err(|error| StoreError::io(format!("stat {name}"), error))?.len();
+    if len > PACKED {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    let read = read_up_to(file, &mut bytes, 0).map_err(|error| read_error(name, error))?;
+    bytes.truncate(read);
+    Ok(Some(bytes))
 }
 
 /// Hands a pack's last bytes to the kernel and keeps its file for the sync.

@@ -102,21 +102,72 @@ fn a_file_is_written_before_its_seal_and_only_read_after() {
     let fixture = fixture();
     let id = fixture.file(b"first");
     let file = fixture.objects().open_file(id).unwrap().unwrap();
-    file.write_all_at(b"FIRST and more", 0).unwrap();
-    assert_eq!(fixture.read(id), b"FIRST and more");
+    let mut bytes = large(b"FIRST and more");
+    file.write_all_at(&bytes, 0).unwrap();
+    assert_eq!(fixture.read(id), bytes);
     fixture.objects().sync(id).unwrap();
     let fixture = fixture.reopen();
-    assert_eq!(fixture.read(id), b"FIRST and more", "a pending file is found again");
+    assert_eq!(fixture.read(id), bytes, "a pending file is found again");
     fixture.objects().open_file(id).unwrap().unwrap().write_all_at(b"L", 0).unwrap();
+    bytes[0] = b'L';
     let records = fixture.seal(&[SealObject::File(id)]);
-    assert_eq!(records[0].1, ObjectRecord { len: 14, digest: Digest::of(b"LIRST and more"), location: Location::File });
+    assert_eq!(records[0].1, ObjectRecord { len: bytes.len() as u64, digest: Digest::of(&bytes), location: Location::File });
     let file = fixture.objects().open_file(id).unwrap().unwrap();
     assert_eq!(file.write_all_at(b"x", 0).unwrap_err().raw_os_error(), Some(libc::EBADF));
     let fixture = fixture.reopen();
-    assert_eq!(fixture.read(id), b"LIRST and more");
+    assert_eq!(fixture.read(id), bytes);
     assert_eq!(fixture.objects().create(id).unwrap_err().errno(), libc::EEXIST, "a sealed file is never written again");
     fixture.objects().discard(id);
-    assert_eq!(fixture.read(id), b"LIRST and more");
+    assert_eq!(fixture.read(id), bytes);
+}
+
+/// Bytes that are too many for a pack.
+fn large(begin: &[u8]) -> Vec<u8> {
+    [begin, &[7; 128 << 10]].concat()
+}
+
+#[test]
+fn a_small_file_goes_into_a_pack_at_its_seal() {
+    let fixture = fixture();
+    let (small, held) = (fixture.file(b"in a file"), fixture.held(b"in memory"));
+    let open = fixture.objects().open_file(small).unwrap().unwrap();
+    let records = fixture.seal(&[SealObject::File(small), SealObject::Held(held)]);
+    assert!(records.iter().all(|(_, record)| matches!(record.location, Location::Pack { .. })), "{records:?}");
+    assert!(!fixture.path.join(file_name(small)).exists());
+    assert_eq!(open.metadata().unwrap().len(), 9, "who has it open keeps it");
+    assert_eq!((fixture.read(small), fixture.read(held)), (b"in a file".to_vec(), b"in memory".to_vec()));
+    let fixture = fixture.reopen();
+    assert_eq!((fixture.read(small), fixture.read(held)), (b"in a file".to_vec(), b"in memory".to_vec()));
+}
+
+#[test]
+fn a_file_gets_its_name_when_something_durable_is_to_lead_to_it() {
+    let fixture = fixture();
+    let objects = fixture.objects();
+    let new = |bytes: &[u8]| {
+        let id = fixture.store.ids().object();
+        objects.create_unnamed(id).unwrap().write_all_at(bytes, 0).unwrap();
+        assert!(objects.is_unnamed(id) && !fixture.path.join(file_name(id)).exists());
+        assert_eq!(fixture.read(id), bytes);
+        id
+    };
+    let (named, synced, sealed, dropped) = (new(b"named"), new(b"synced"), new(&large(b"sealed")), new(b"dropped"));
+    objects.name(named).unwrap();
+    objects.name(named).unwrap();
+    objects.sync(synced).unwrap();
+    fixture.seal(&[SealObject::File(sealed)]);
+    objects.discard(dropped);
+    for (id, there) in [(named, true), (synced, true), (sealed, true), (dropped, false)] {
+        assert_eq!((objects.is_unnamed(id), fixture.path.join(file_name(id)).exists()), (false, there), "{id}");
+    }
+    assert!(objects.open_file(dropped).unwrap().is_none());
+    // The next new file may get the host file of the one that was dropped, but none of its bytes.
+    let next = fixture.store.ids().object();
+    assert_eq!(objects.create_unnamed(next).unwrap().metadata().unwrap().len(), 0);
+    let fixture = fixture.reopen();
+    assert_eq!((fixture.read(named), fixture.read(synced)), (b"named".to_vec(), b"synced".to_vec()));
+    assert_eq!(fixture.read(sealed), large(b"sealed"));
+    assert!(fixture.objects().open_file(next).unwrap().is_none(), "it ended with the process");
 }
 
 #[test]
@@ -151,15 +202,15 @@ fn equal_contents_are_stored_once() {
     assert_eq!(records[0].1.location, Location::Alias(first));
     assert!(!fixture.path.join(file_name(third)).exists());
     assert_eq!(open.metadata().unwrap().len(), 8, "who has it open keeps it");
-    let large = fixture.file(b"large");
-    fixture.seal(&[SealObject::File(large)]);
-    let again = fixture.held(b"large");
-    assert_eq!(fixture.seal(&[SealObject::Held(again)])[0].1.location, Location::Alias(large));
+    let own = fixture.file(&large(b"large"));
+    fixture.seal(&[SealObject::File(own)]);
+    let again = fixture.held(&large(b"large"));
+    assert_eq!(fixture.seal(&[SealObject::Held(again)])[0].1.location, Location::Alias(own));
     let fixture = fixture.reopen();
     for id in [first, second, third] {
         assert_eq!(fixture.read(id), b"the same");
     }
-    assert_eq!(fixture.read(again), b"large");
+    assert_eq!(fixture.read(again), large(b"large"));
     assert!(fixture.objects().open_file(again).unwrap().is_some());
     // Sealed once more: the object is there already, and must not become an alias of itself.
     fixture.objects().hold(first, b"the same"[..].into());
@@ -257,13 +308,13 @@ fn an_object_whose_sync_failed_is_never_sealed() {
 #[test]
 fn damage_is_named() {
     let fixture = fixture();
-    let (packed, own) = (fixture.held(&[1; 5000]), fixture.file(&[2; 5000]));
+    let (packed, own) = (fixture.held(&[1; 5000]), fixture.file(&[2; 150_000]));
     fixture.seal(&[SealObject::Held(packed), SealObject::File(own)]);
     let fixture = fixture.reopen();
     let cut = |name: &str| std::fs::File::options().write(true).open(fixture.path.join(name)).unwrap().set_len(4000).unwrap();
     cut("packs/1");
     cut(&file_name(own));
-    let mut buf = [0; 5000];
+    let mut buf = [0; 150_000];
     let message = fixture.objects().read_at(packed, &mut buf, 0).unwrap_err().to_string();
     assert_eq!(message, format!("damaged store: object {packed}: packs/1 is too short"));
     let message = fixture.objects().read_at(own, &mut buf, 0).unwrap_err().to_string();

@@ -155,6 +155,9 @@ impl Staging {
             && content.is_none()
             && record.content != Content::Object(host.object)
         {
+            if let Content::Object(old) = record.content {
+                state.drop_object(&self.cx, ino, old);
+            }
             // It was kept apart from a sealed version that got a copy: now it is this version's.
             state.set_pending(ino, host.object, Pending::File);
             content = Some(Content::Object(host.object));
@@ -319,7 +322,7 @@ impl super::state::State {
     }
 }
 
-fn read_full(file: &HostFile, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+pub(super) fn read_full(file: &HostFile, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
     while !buffer.is_empty() {
         match file.read_at(buffer, offset) {
             Ok(0) => break,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::privileges::CAPABILITY;
 use super::state::{Pending, State};
 use super::types::{Caller, Handle, NodeRef, OpenMode, Opened, StagingEvent};
-use super::working::{FileCell, Work};
+use super::working::FileCell;
 use super::{Context, Staging};
 use crate::clock::Timestamp;
 use crate::ids::{Ino, ObjectId};
@@ -30,6 +30,8 @@ pub(super) struct FileSlot {
     pub(super) write: bool,
     pub(super) append: bool,
     how: How,
+    /// What the kernel writes to itself. While a handle has it, even one that is stale, nobody else may get the file.
+    _through: Option<Arc<HostFile>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +88,7 @@ pub(super) struct InUse<'a> {
 
 impl Drop for InUse<'_> {
     fn drop(&mut self) {
-        self.staging.let_go(self.cell.ino, None);
+        let _only_handles_leave_something = self.staging.let_go(self.cell.ino, None);
     }
 }
 
@@ -120,6 +122,7 @@ impl Staging {
         let record = state.record(ino)?;
         let write = flags & ACCESS_MODE != libc::O_RDONLY;
         let read = flags & ACCESS_MODE != libc::O_WRONLY;
+        let fresh = !state.files.contains_key(&ino) && record.content == Content::None;
         let mode = self.choose_mode(state, ino, &record, write)?;
         let how = match &mode {
             OpenMode::Cached { .. } => How::Cached,
@@ -129,7 +132,8 @@ impl Staging {
         match how {
             How::Cached => state.pages_old.remove(&ino),
             How::Direct => false,
-            How::Passthrough => state.pages_old.insert(ino),
+            // What has no bytes has no pages either.
+            How::Passthrough => !fresh && state.pages_old.insert(ino),
         };
         let file = state.files.entry(ino).or_insert_with(|| OpenFile::new(ino));
         file.handles += 1;
@@ -142,7 +146,8 @@ impl Staging {
             file.writer = *caller;
         }
         let cell = Arc::clone(&file.cell);
-        let slot = FileSlot { cell, read, write, append: flags & libc::O_APPEND != 0, how };
+        let through = if let OpenMode::Passthrough(file) = &mode { Some(Arc::clone(file)) } else { None };
+        let slot = FileSlot { cell, read, write, append: flags & libc::O_APPEND != 0, how, _through: through };
         state.writers += u64::from(write);
         Ok(Opened { handle: state.add_handle(Slot::File(slot)), mode })
     }
@@ -161,6 +166,12 @@ impl Staging {
         };
         let possible = self.cx.options.passthrough && cached == 0 && !privileged;
         let Some(object) = own.filter(|_| possible) else {
+            if possible
+                && write
+                && let Some(file) = self.scratch(state, ino, record)?
+            {
+                return Ok(OpenMode::Passthrough(file));
+            }
             return Ok(OpenMode::Cached { keep: !state.pages_old.contains(&ino) });
         };
         let file = self.host_file(object)?;
@@ -168,9 +179,7 @@ impl Staging {
             // From now on the host file's size is the file's.
             file.set_len(record.size).map_err(|error| FsError::host("lengthen an object", error))?;
         }
-        let seen = Seen::of(&file)?;
-        let open = state.files.entry(ino).or_insert_with(|| OpenFile::new(ino));
-        open.backing = Some(Backing { object, file: Arc::clone(&file), handles: 0, seen });
+        state.back(ino, object, &file)?;
         Ok(OpenMode::Passthrough(file))
     }
 
@@ -223,13 +232,22 @@ impl Staging {
             Some(Slot::File(slot)) => slot,
             _ => return,
         };
-        self.let_go(slot.cell.ino, Some(&slot));
+        let unowned = self.let_go(slot.cell.ino, Some(&slot));
+        // Without the handle, so that nobody has the file any more.
+        drop(slot);
+        if let Some(object) = unowned {
+            self.cx.store.objects().discard(object);
+        }
     }
 
-    /// Ends a use of a file: by a handle, or by an operation that had none. The caller holds the gate.
-    fn let_go(&self, ino: Ino, slot: Option<&FileSlot>) {
+    /// Ends a use of a file: by a handle, or by an operation that had none. The caller holds the gate. What comes back is an object that
+    /// nothing names any more.
+    fn let_go(&self, ino: Ino, slot: Option<&FileSlot>) -> Option<ObjectId> {
+        let through = slot.filter(|slot| slot.how == How::Passthrough);
+        // Before the namespace's lock, as everywhere.
+        let mut work = through.map(|slot| slot.cell.work.write());
         let mut state = self.lock();
-        if slot.is_some_and(|slot| slot.how == How::Passthrough)
+        if through.is_some()
             && let Err(error) = state.refresh(&self.cx, ino)
         {
             state.outbox.push(StagingEvent::Failed { what: format!("inode {ino}: what was written in passthrough: {error}") });
@@ -245,28 +263,22 @@ impl Staging {
             if slot.is_some_and(|slot| slot.how == How::Cached) {
                 file.cached -= 1;
             }
-            if let (Some(How::Passthrough), Some(backing)) = (slot.map(|slot| slot.how), &mut file.backing) {
+            if let (Some(_), Some(backing)) = (through, &mut file.backing) {
                 backing.handles -= 1;
                 if backing.handles == 0 {
-                    ended = file.backing.take().map(|backing| backing.object);
+                    ended = file.backing.take();
                 }
             }
             if file.writers == 0 {
                 settle = Some(Arc::clone(&file.cell));
             }
         }
-        if let Some(object) = ended {
-            // The bytes of a version stay its own; those that no version took, because it got a copy, are of no use any more.
-            let cell = slot.map(|slot| Arc::clone(&slot.cell));
-            let unowned = state.pending(ino, object).is_none();
-            drop(state);
-            if let Some(cell) = cell.filter(|_| unowned) {
-                *cell.work.write() = Work::Stored;
-                super::lifecycle::discard_unowned(self, object);
-            }
-        } else {
-            drop(state);
-        }
+        let unowned = match (ended, &mut work) {
+            (Some(backing), Some(work)) => self.end_backing(&mut state, work, ino, backing),
+            _ => None,
+        };
+        drop(state);
+        drop(work);
         if let Some(cell) = settle.filter(|cell| !cell.is_stale()) {
             self.settle_memory(&cell);
         }
@@ -281,8 +293,11 @@ impl Staging {
         }
         if quiet {
             state.last_change = self.cx.clock.instant();
-            state.outbox.push(StagingEvent::Quiet);
+            if std::mem::take(&mut state.quiet_wanted) {
+                state.outbox.push(StagingEvent::Quiet);
+            }
         }
+        unowned
     }
 }
 
@@ -300,6 +315,14 @@ impl State {
         handle
     }
 
+    /// From now on the kernel reads and writes this host file itself.
+    pub(super) fn back(&mut self, ino: Ino, object: ObjectId, file: &Arc<HostFile>) -> FsResult<()> {
+        let seen = Seen::of(file)?;
+        let open = self.files.entry(ino).or_insert_with(|| OpenFile::new(ino));
+        open.backing = Some(Backing { object, file: Arc::clone(file), handles: 0, seen });
+        Ok(())
+    }
+
     /// Notes what passthrough writes did to size and times.
     pub(super) fn refresh(&mut self, cx: &Context, ino: Ino) -> FsResult<()> {
         let Some(file) = self.files.get_mut(&ino) else { return Ok(()) };
@@ -315,6 +338,11 @@ impl State {
             true => record.changed_in,
             false => self.begin(&writer, cx),
         };
+        if let Content::Object(old) = record.content
+            && old != object
+        {
+            self.drop_object(cx, ino, old);
+        }
         if self.pending(ino, object).is_none() {
             // It was kept apart from a sealed version that got a copy: now it is this version's.
             self.set_pending(ino, object, Pending::File);

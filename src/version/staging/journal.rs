@@ -233,6 +233,9 @@ impl Staging {
             // Before anything is taken from the queue: what a full disk refuses is tried again, and nothing is lost by it.
             file.journal = Some(self.cx.store.journal(journal.version)?);
         }
+        // Likewise: what the journal names must survive the process.
+        let files: Vec<ObjectId> = journal.queue.lock().files.iter().copied().collect();
+        files.into_iter().try_for_each(|object| self.cx.store.objects().name(object))?;
         if let Err(error) = self.append_to(&mut file, journal, sync) {
             // What was taken from the queue is in no journal: nothing later may be called durable.
             file.failed = Some(errno_of(&error));

@@ -10,7 +10,7 @@ use super::handles::{Backing, Slot};
 use super::state::{OpenVersion, Pending, State};
 use super::types::{Activity, Invalidation};
 use super::working::{FileCell, Host, Work};
-use crate::ids::{Ino, ObjectId, VersionId};
+use crate::ids::{Ino, VersionId};
 use crate::store::{HostFile, SealObject};
 use crate::tree::key::{Content, FileKind, InodeRecord, Part, Value};
 use crate::tree::{Change, Snapshot, Tree};
@@ -30,7 +30,8 @@ impl Staging {
     /// What goes on.
     #[must_use]
     pub fn activity(&self) -> Activity {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.quiet_wanted |= state.writers > 0;
         Activity {
             version: state.open.as_ref().map(|open| open.version),
             opened_at: state.open.as_ref().map(|open| open.opened_at),
@@ -285,9 +286,4 @@ fn copy_file(from: &HostFile, to: &HostFile) -> std::io::Result<()> {
         at = at.max(end);
     }
     Ok(())
-}
-
-/// An object that no version has and that nothing shows any more.
-pub(super) fn discard_unowned(staging: &Staging, object: ObjectId) {
-    staging.cx.store.objects().discard(object);
 }

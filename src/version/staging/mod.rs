@@ -26,6 +26,7 @@ mod rebase;
 mod rename;
 mod replay;
 mod restore;
+mod scratch;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -107,6 +108,7 @@ impl Staging {
             frozen: Vec::new(),
             pages_old: HashSet::new(),
             writers: 0,
+            quiet_wanted: true,
             last_change: cx.clock.instant(),
             outbox: Vec::new(),
         };

@@ -184,7 +184,7 @@ impl State {
         if let Some(backing) = &file.backing
             && self.pending(ino, backing.object).is_none()
         {
-            super::lifecycle::discard_unowned(staging, backing.object);
+            staging.cx.store.objects().discard(backing.object);
         }
         self.bury(&staging.cx, ino);
     }

@@ -55,6 +55,8 @@ pub(super) struct State {
     pub(super) pages_old: HashSet<Ino>,
     pub(super) writers: u64,
     pub(super) last_change: Instant,
+    /// Whether someone has seen writers at work and wants to know when the last of them closes. Who saw none has a timer running.
+    pub(super) quiet_wanted: bool,
     /// Events to send once the lock is let go.
     pub(super) outbox: Vec<StagingEvent>,
 }

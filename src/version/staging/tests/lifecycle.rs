@@ -198,7 +198,8 @@ fn passthrough_is_for_files_of_one_pending_host_file_that_nobody_has_cached() {
     let bench = with_passthrough();
     bench.put("small", b"small");
     bench.put("f", &noise(LARGE, 4));
-    assert!(matches!(through(&bench, "small", libc::O_RDWR).mode, OpenMode::Cached { .. }));
+    assert!(matches!(through(&bench, "small", libc::O_RDONLY).mode, OpenMode::Cached { .. }));
+    assert!(matches!(through(&bench, "small", libc::O_RDWR).mode, OpenMode::Cached { .. }), "someone has it cached");
     let writer = through(&bench, "f", libc::O_RDWR);
     backing(&writer).write_all_at(b"by the kernel", LARGE as u64).unwrap();
     let attr = bench.lookup("f").unwrap();
@@ -273,6 +274,59 @@ fn a_passthrough_reader_that_changes_nothing_leaves_nothing_behind() {
     assert_eq!(read_in(&snapshot, "f").unwrap(), noise(LARGE, 7));
     let files = walk(&before.path().join("objects"));
     assert_eq!(files, 1, "one object file for one file");
+}
+
+#[test]
+fn a_small_file_is_written_in_passthrough_and_costs_no_host_file() {
+    let bench = with_passthrough();
+    bench.put("old", b"what was there");
+    let _ = bench.seal();
+    let kernel = |opened: &Opened, at: u64, bytes: &[u8]| backing(opened).write_all_at(bytes, at).unwrap();
+    let old = through(&bench, "old", libc::O_RDWR);
+    let (_, new) = bench.staging.create(&ROOT, TOP, b"new", 0o644, 0, libc::O_RDWR).unwrap();
+    let (_, gone) = bench.staging.create(&ROOT, TOP, b"gone", 0o644, 0, libc::O_RDWR).unwrap();
+    let (_, grown) = bench.staging.create(&ROOT, TOP, b"grown", 0o644, 0, libc::O_RDWR).unwrap();
+    kernel(&old, 5, b"has been ");
+    kernel(&new, 0, b"brand new");
+    kernel(&gone, 0, b"never seen");
+    kernel(&grown, 0, &noise(LARGE, 8));
+    assert_eq!((bench.lookup("old").unwrap().size, bench.lookup("new").unwrap().size), (14, 9));
+    bench.staging.unlink(&ROOT, TOP, b"gone").unwrap();
+    assert_eq!(&bench.staging.read(gone.handle, 0, 100).unwrap(), b"never seen");
+    let reader = through(&bench, "new", libc::O_RDONLY);
+    assert!(std::ptr::eq(backing(&reader), backing(&new)));
+    let idle = through(&bench, "old", libc::O_RDWR);
+    for opened in [old, new, gone, grown, reader, idle] {
+        bench.staging.release(opened.handle);
+    }
+    assert_eq!(walk(&bench.store.path().join("objects")), 0, "the large one has no name yet either");
+    assert_eq!((bench.get("old"), bench.get("new")), (b"what has been ".to_vec(), b"brand new".to_vec()));
+    // Opened again, and left alone: nothing changes.
+    let again = through(&bench, "new", libc::O_RDWR);
+    assert!(matches!(again.mode, OpenMode::Passthrough(_)) || matches!(again.mode, OpenMode::Cached { .. }));
+    bench.staging.release(again.handle);
+    let (record, snapshot) = bench.seal();
+    assert_eq!((record.changes.added, record.changes.modified), (2, 1));
+    assert_eq!(read_in(&snapshot, "old").unwrap(), b"what has been ");
+    assert_eq!(read_in(&snapshot, "new").unwrap(), b"brand new");
+    assert_eq!(read_in(&snapshot, "grown").unwrap(), noise(LARGE, 8));
+    assert_eq!(bench.staging.activity().version, None);
+}
+
+#[test]
+fn a_stale_writer_never_reaches_the_host_file_of_another() {
+    let bench = with_passthrough();
+    let (_, stale) = bench.staging.create(&ROOT, TOP, b"f", 0o644, 0, libc::O_RDWR).unwrap();
+    backing(&stale).write_all_at(b"mine", 0).unwrap();
+    let _ = bench.staging.discard().unwrap();
+    let (_, other) = bench.staging.create(&ROOT, TOP, b"g", 0o644, 0, libc::O_RDWR).unwrap();
+    backing(&other).write_all_at(b"other", 0).unwrap();
+    backing(&stale).write_all_at(b"late", 0).unwrap();
+    let path = |opened: &Opened| std::os::unix::fs::MetadataExt::ino(&backing(opened).metadata().unwrap());
+    assert_ne!(path(&stale), path(&other));
+    bench.staging.release(other.handle);
+    bench.staging.release(stale.handle);
+    assert_eq!(bench.get("g"), b"other");
 }
 
 fn walk(dir: &std::path::Path) -> usize {

@@ -1,0 +1,67 @@
+//! Files without a name: what the bytes of a new file go to before it is known how many they are.
+//!
+//! To give a file a name and to take it away again costs more than writing a few pages. Most files are small, and closed before anybody
+//! asks for their bytes to be durable: then the bytes move to memory, on their way into a pack, and the next new file gets the host
+//! file. It gets a name when something durable is to lead to it: a sync, the journal, a seal. Until then it is like memory: it ends with
+//! the process.
+
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use super::files::FileKey;
+use super::{Live, Objects, file_name};
+use crate::ids::ObjectId;
+use crate::store::{HostFile, Result};
+
+/// So many files wait for their next use at most.
+const SPARE: usize = 64;
+
+impl Objects {
+    /// As `create`, but the file gets its name only when it is needed (`name`, `sync`, `seal`), if the host can do that.
+    pub fn create_unnamed(&self, id: ObjectId) -> Result<Arc<HostFile>> {
+        let spare = self.spare.lock().pop();
+        let file = match spare {
+            Some(file) => file,
+            None => match self.host.unnamed_file("objects")? {
+                Some(file) => file,
+                None => return self.create(id),
+            },
+        };
+        let file = Arc::new(file);
+        self.files.keep_unnamed(id, &file);
+        self.live.write().insert(id, Live::File { named: false, poisoned: None });
+        Ok(file)
+    }
+
+    /// Whether an object's file has no name.
+    #[must_use]
+    pub fn is_unnamed(&self, id: ObjectId) -> bool {
+        self.files.unnamed(id).is_some()
+    }
+
+    /// Sees to it that a pending object's file has a name, though not a durable one yet: it survives the process.
+    pub fn name(&self, id: ObjectId) -> Result<()> {
+        if self.files.unnamed(id).is_none() {
+            return Ok(());
+        }
+        // One at a time: who comes second must not take the name for a leftover.
+        let _naming = self.naming.lock();
+        let Some(file) = self.files.unnamed(id) else { return Ok(()) };
+        self.host.name_file(&file, &file_name(id), || Ok(self.catalog.object(id)?.is_none()))?;
+        self.files.remember(FileKey::Pending(id), &file);
+        self.files.take_unnamed(id);
+        Ok(())
+    }
+
+    /// Empties a file that nobody has open for its next use. What can't be emptied is closed.
+    pub(super) fn spare(&self, file: Arc<HostFile>) {
+        let Ok(file) = Arc::try_unwrap(file) else { return };
+        if self.spare.lock().len() >= SPARE || file.set_len(0).is_err() {
+            return;
+        }
+        // Room that was reserved past the end would be the next one's.
+        if file.metadata().is_ok_and(|meta| meta.blocks() == 0) {
+            self.spare.lock().push(file);
+        }
+    }
+}

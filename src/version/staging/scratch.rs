@@ -1,0 +1,104 @@
+//! Small files that are open for writing in passthrough: the kernel writes to a host file without a name, and what is in it at the last
+//! close moves to memory. So a program writes at the host's speed whatever the file becomes, and a small file still costs no host file.
+
+use std::ops::DerefMut;
+use std::sync::Arc;
+
+use super::Staging;
+use super::handles::Backing;
+use super::state::State;
+use super::working::{Work, data_len};
+use crate::ids::{Ino, ObjectId};
+use crate::store::HostFile;
+use crate::tree::key::{Content, InodeRecord};
+use crate::version::error::{FsError, FsResult};
+
+impl Staging {
+    /// A host file with the bytes of a small file that nobody has open, for one who is going to write. `None` where it can't be had:
+    /// then the bytes are written through the daemon.
+    pub(super) fn scratch(&self, state: &mut State, ino: Ino, record: &InodeRecord) -> FsResult<Option<Arc<HostFile>>> {
+        let possible = !state.files.contains_key(&ino) && record.size <= self.cx.options.small_file;
+        if !possible || !matches!(record.content, Content::None | Content::Object(_)) {
+            return Ok(None);
+        }
+        let object = self.cx.store.ids().object();
+        let Ok(file) = self.cx.store.objects().create_unnamed(object) else { return Ok(None) };
+        if self.fill(state, ino, record, &file).is_err() {
+            drop(file);
+            self.cx.store.objects().discard(object);
+            return Ok(None);
+        }
+        state.back(ino, object, &file)?;
+        Ok(Some(file))
+    }
+
+    fn fill(&self, state: &State, ino: Ino, record: &InodeRecord, file: &HostFile) -> FsResult<()> {
+        if record.size == 0 {
+            return Ok(());
+        }
+        let snapshot = self.snapshot_of(state, ino);
+        let held = usize::try_from(data_len(&snapshot, record)?).unwrap_or(usize::MAX);
+        let bytes = snapshot.read_record(ino, record, 0, held)?;
+        let filled = file.write_all_at(&bytes, 0).and_then(|()| file.set_len(record.size));
+        filled.map_err(|error| FsError::host("write a new object", error))
+    }
+
+    /// The last passthrough handle is gone: the bytes of a version stay its own, in memory if they are few. What comes back is the object
+    /// that is of no use any more: because no version took it, or because its bytes have moved.
+    pub(super) fn end_backing(
+        &self,
+        state: &mut State,
+        work: &mut impl DerefMut<Target = Work>,
+        ino: Ino,
+        backing: Backing,
+    ) -> Option<ObjectId> {
+        let object = backing.object;
+        if state.pending(ino, object).is_none() {
+            **work = Work::Stored;
+            return Some(object);
+        }
+        match self.move_to_memory(state, ino, &backing) {
+            Ok(true) => {
+                **work = Work::Stored;
+                Some(object)
+            }
+            Ok(false) => None,
+            Err(error) => {
+                tracing::warn!(%error, %ino, "a small file keeps its host file");
+                None
+            }
+        }
+    }
+
+    /// A file that has a name may have been promised to last under it, so it stays where it is.
+    fn move_to_memory(&self, state: &mut State, ino: Ino, backing: &Backing) -> FsResult<bool> {
+        let objects = self.cx.store.objects();
+        let record = state.record(ino)?;
+        let small = record.size <= self.cx.options.small_file && record.content == Content::Object(backing.object);
+        if !small || !self.cx.memory_left() || state.orphans.contains_key(&ino) || !objects.is_unnamed(backing.object) {
+            return Ok(false);
+        }
+        let mut bytes = vec![0; usize::try_from(record.size).unwrap_or(0)];
+        super::data::read_full(&backing.file, &mut bytes, 0).map_err(|error| FsError::host("read an object", error))?;
+        let content = if bytes.is_empty() {
+            Content::None
+        } else {
+            let held = self.cx.store.ids().object();
+            state.hold(&self.cx, ino, held, bytes.into());
+            Content::Object(held)
+        };
+        state.disown(ino, backing.object);
+        state.touch(ino, InodeRecord { content, ..(*record).clone() })?;
+        Ok(true)
+    }
+}
+
+impl State {
+    /// The open version lets go of an object whose bytes it has elsewhere.
+    fn disown(&mut self, ino: Ino, object: ObjectId) {
+        let _its_bytes_moved = self.take_pending(ino, object);
+        if let Some(open) = &self.open {
+            open.journal.forget_object(object);
+        }
+    }
+}
