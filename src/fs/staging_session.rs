@@ -36,6 +36,10 @@ use crate::version::{FsError, FsResult};
 /// Entries asked of a directory at a time: about what fits into one answer.
 const BATCH: usize = 128;
 
+/// How long the kernel may believe what it is told of a new file that it writes itself: open(2) asks for it once more at once. It is too
+/// early to be wrong: a write makes the kernel ask, and before a page of an empty file can be mapped its length is set.
+const NEW: Duration = Duration::from_secs(1);
+
 /// Copies from this size on leave the way free for other requests.
 const LARGE: u64 = 1 << 20;
 
@@ -258,8 +262,7 @@ impl Filesystem for StagingSession {
         let handle = FileHandle(opened.handle.0);
         match self.serve(&opened, flags, |file| reply.open_backing(file)) {
             Served::Here(flags) => reply.created(&ttl, &attr, GENERATION, handle, flags),
-            // Size and times change without a request from now on.
-            Served::Kernel(flags, id) => reply.created_passthrough(&Duration::ZERO, &attr, GENERATION, handle, flags, &id),
+            Served::Kernel(flags, id) => reply.created_passthrough(&NEW, &attr, GENERATION, handle, flags, &id),
         }
     }
 

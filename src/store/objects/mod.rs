@@ -6,9 +6,9 @@ mod hash;
 mod loss;
 mod removal;
 mod seal;
-mod unnamed;
 #[cfg(test)]
 mod tests;
+mod unnamed;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -111,12 +111,7 @@ impl Objects {
     }
 
     /// Puts the small objects that need it into packs and fills in their places. `packs` gets every pack that was begun.
-    fn write_packs(
-        &self,
-        inputs: &[Input],
-        places: &mut [Option<Location>],
-        packs: &mut Vec<(PackId, Option<HostFile>)>,
-    ) -> Result<()> {
+    fn write_packs(&self, inputs: &[Input], places: &mut [Option<Location>], packs: &mut Vec<(PackId, Option<HostFile>)>) -> Result<()> {
         let mut writer: Option<PackWriter> = None;
         for (input, place) in inputs.iter().zip(places) {
             if place.is_some() {
