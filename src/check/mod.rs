@@ -1,5 +1,5 @@
-//! Checks: what applies (`plan`), the state of a version's run and its verdict (`verdict`), and the workers that try (`pool`, `worker`,
-//! `builtin`).
+//! Checks: what applies (`plan`), the state of a version's run and its verdict (`verdict`), and the workers that try (`pool`, `worker`
+//! with its `worker_warden`, `builtin`).
 //!
 //! `plan`, `verdict` and `metric` (rules and trends of the numbers that checks report) are pure. A worker sends how its attempt ended; the dispatcher asks `verdict` what follows.
 
@@ -15,6 +15,7 @@ mod verdict_tests;
 mod worker;
 #[cfg(test)]
 mod worker_tests;
+pub mod worker_warden;
 
 pub use builtin::BuiltinJob;
 pub use cancel::{Cancel, CancelHandle};

@@ -5,8 +5,6 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Bytes of output that are kept; the rest is read and dropped, and the log says so.
-pub(super) const LOG_LIMIT: u64 = 8 << 20;
 /// The longest line that is searched for a metric.
 const LINE_LIMIT: usize = 4096;
 /// Metrics of one attempt that are kept.
@@ -15,6 +13,8 @@ const METRIC: &str = "shadowfs-metric ";
 
 pub(super) struct Output {
     log: File,
+    /// Bytes that are kept; the rest is read and dropped, and the log says so.
+    limit: u64,
     kept: u64,
     dropped: u64,
     failed: Option<io::Error>,
@@ -23,15 +23,15 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Output into a new log at `path`.
-    pub(super) fn create(path: &Path) -> io::Result<Self> {
+    /// Output into a new log at `path`, of which `limit` bytes are kept.
+    pub(super) fn create(path: &Path, limit: u64) -> io::Result<Self> {
         let log = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)?;
-        Ok(Self { log, kept: 0, dropped: 0, failed: None, line: Vec::new(), metrics: Vec::new() })
+        Ok(Self { log, limit, kept: 0, dropped: 0, failed: None, line: Vec::new(), metrics: Vec::new() })
     }
 
     /// Takes what the attempt wrote.
     pub(super) fn write(&mut self, bytes: &[u8]) {
-        let room = usize::try_from(LOG_LIMIT - self.kept).unwrap_or(usize::MAX).min(bytes.len());
+        let room = usize::try_from(self.limit.saturating_sub(self.kept)).unwrap_or(usize::MAX).min(bytes.len());
         let (keep, drop) = bytes.split_at(room);
         if self.failed.is_none() {
             self.failed = self.log.write_all(keep).err();
@@ -96,6 +96,8 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
 
+    const LOG_LIMIT: u64 = 8 << 20;
+
     #[test]
     fn a_metric_is_a_line_of_its_own_with_a_name_and_a_number() {
         assert_eq!(metric("shadowfs-metric rows 12"), Some(("rows", 12.0)));
@@ -109,7 +111,7 @@ mod tests {
     fn metrics_are_found_across_pieces_and_past_the_bound_of_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut output = Output::create(&path).unwrap();
+        let mut output = Output::create(&path, LOG_LIMIT).unwrap();
         output.write(b"hello\nshadowfs-me");
         output.write(b"tric rows 1");
         output.write(b"2\nshadowfs-metric rows 13\n");

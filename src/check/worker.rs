@@ -21,7 +21,8 @@ use nix::unistd::Pid;
 
 use super::cancel::Cancel;
 use super::output::Output;
-use crate::config::User;
+use super::worker_warden::{self as warden, Warden};
+use crate::config::{CommandLimits, User};
 use crate::store::record::Outcome;
 use crate::sys;
 
@@ -42,6 +43,8 @@ pub struct CommandJob {
     pub timeout: Duration,
     /// What its standard input has; nothing if empty.
     pub input: Vec<u8>,
+    /// What it may use.
+    pub limits: CommandLimits,
 }
 
 /// How the wait for a child ended.
@@ -61,18 +64,18 @@ pub(super) fn attempt(job: &CommandJob, cancel: &Cancel) -> (Outcome, Vec<(Strin
     if cancel.is_cancelled() {
         return (Outcome::Cancelled, Vec::new());
     }
-    let mut output = match Output::create(&job.log) {
+    let mut output = match Output::create(&job.log, job.limits.output) {
         Ok(output) => output,
         Err(error) => return (could_not_start(format!("its log {} can't be written: {error}", job.log.display())), Vec::new()),
     };
-    let outcome = match start(job) {
-        Ok((child, reader)) => supervise(child, reader, job.timeout, cancel, &mut output),
-        Err(error) => {
-            let why = why_not_started(job, &error);
-            output.write(format!("shadowfs: {why}\n").as_bytes());
-            could_not_start(why)
-        }
-    };
+    let outcome = start(job).and_then(|started| supervise(started, job.timeout, cancel, &mut output)).unwrap_or_else(|error| {
+        let why = why_not_started(job, &error);
+        output.write(format!("shadowfs: {why}\n").as_bytes());
+        could_not_start(why)
+    });
+    if let Outcome::OverLimit { what } = &outcome {
+        output.write(format!("\nshadowfs: {what}\n").as_bytes());
+    }
     (outcome, output.finish())
 }
 
@@ -91,25 +94,47 @@ fn why_not_started(job: &CommandJob, error: &io::Error) -> String {
     format!("{program} can't be started: {error}{hint}")
 }
 
+impl CommandJob {
+    /// Gives a process what the command is to find in its environment.
+    pub(super) fn set_environment(&self, command: &mut Command) {
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(user) = &self.user {
+            command.env("USER", &user.name).env("LOGNAME", &user.name).env_remove("HOME");
+        }
+    }
+}
+
+/// A command that runs, itself or through its warden.
+struct Started {
+    child: Child,
+    output: PipeReader,
+    warden: Option<Warden>,
+}
+
 /// Starts the command with one pipe for its standard output and error. All other descriptors of ours are close-on-exec.
-fn start(job: &CommandJob) -> io::Result<(Child, PipeReader)> {
+fn start(job: &CommandJob) -> io::Result<Started> {
     let (program, arguments) = job.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let (reader, writer) = io::pipe()?;
+    let (output, writer) = io::pipe()?;
+    if warden::is_available() {
+        let (child, warden) = Warden::start(job, writer)?;
+        return Ok(Started { child, output, warden: Some(warden) });
+    }
     let mut command = Command::new(program);
-    command.args(arguments).current_dir(&job.directory).envs(job.environment.iter().map(|(name, value)| (name, value)));
+    command.args(arguments).current_dir(&job.directory);
+    job.set_environment(&mut command);
     command.stdin(input(&job.input)?).stdout(writer.try_clone()?).stderr(writer).process_group(0);
     if let Some(user) = &job.user {
         // With another user, the standard library drops the supplementary groups as well.
-        command.uid(user.uid).gid(user.gid).env("USER", &user.name).env("LOGNAME", &user.name).env_remove("HOME");
+        command.uid(user.uid).gid(user.gid);
     }
     // The daemon blocks the signals that it waits for; a `timeout` in a check could not end anything.
     sys::with_all_signals(&mut command);
     let child = command.spawn()?;
-    Ok((child, reader))
+    Ok(Started { child, output, warden: None })
 }
 
 /// Standard input with these bytes in it. They are in memory whole: a command that does not read them holds nobody up.
-fn input(bytes: &[u8]) -> io::Result<Stdio> {
+pub(super) fn input(bytes: &[u8]) -> io::Result<Stdio> {
     if bytes.is_empty() {
         return Ok(Stdio::null());
     }
@@ -119,7 +144,9 @@ fn input(bytes: &[u8]) -> io::Result<Stdio> {
     Ok(file.into())
 }
 
-fn supervise(mut child: Child, reader: PipeReader, timeout: Duration, cancel: &Cancel, output: &mut Output) -> Outcome {
+/// Waits for the end of a command, or ends it. An error is one that could not be started.
+fn supervise(started: Started, timeout: Duration, cancel: &Cancel, output: &mut Output) -> io::Result<Outcome> {
+    let Started { mut child, output: reader, warden } = started;
     let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
     let ended = AtomicBool::new(false);
     let (tell, exited) = bounded::<()>(1);
@@ -134,19 +161,29 @@ fn supervise(mut child: Child, reader: PipeReader, timeout: Duration, cancel: &C
             recv(cancel.receiver()) -> _ => Ending::Cancelled,
             recv(after(timeout)) -> _ => Ending::TimedOut,
         };
+        let mut gone = matches!(ending, Ending::Exited);
+        if let Some(warden) = warden.as_ref().filter(|_| !gone) {
+            warden.stop();
+            gone = exited.recv_timeout(warden.patience()).is_ok();
+        }
         // The group's leader is not reaped yet, so the number is still its own. What it left running goes with it.
         let _ = killpg(group, Signal::SIGKILL);
-        if !matches!(ending, Ending::Exited) {
+        if !gone {
             let _ = exited.recv();
         }
         ended.store(true, Ordering::Release);
         ending
     });
-    match (ending, child.wait()) {
-        (Ending::Cancelled, _) => Outcome::Cancelled,
-        (Ending::TimedOut, _) => Outcome::TimedOut,
-        (Ending::Exited, Ok(status)) => from_status(status),
-        (Ending::Exited, Err(error)) => could_not_start(format!("its end can't be seen: {error}")),
+    let status = child.wait();
+    match (ending, status) {
+        (Ending::Cancelled, _) => Ok(Outcome::Cancelled),
+        (Ending::TimedOut, _) => Ok(Outcome::TimedOut),
+        (Ending::Exited, Ok(status)) => match warden.as_ref().map(Warden::answer).transpose()?.flatten() {
+            Some(outcome) => Ok(outcome),
+            // The warden was killed: by its command, for all that is known.
+            None => Ok(from_status(status)),
+        },
+        (Ending::Exited, Err(error)) => Ok(could_not_start(format!("its end can't be seen: {error}"))),
     }
 }
 
@@ -160,7 +197,7 @@ fn from_status(status: ExitStatus) -> Outcome {
 }
 
 /// Returns when the process has ended, and leaves it to be reaped.
-fn await_exit(process: Pid) {
+pub(super) fn await_exit(process: Pid) {
     while waitid(Id::Pid(process), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
 }
 

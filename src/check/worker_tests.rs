@@ -10,7 +10,7 @@ use super::cancel::Cancel;
 use super::worker::{CommandJob, attempt};
 use super::{Job, Pool, Work};
 use crate::clock::SystemClock;
-use crate::config::User;
+use crate::config::{CommandLimits, User};
 use crate::store::record::Outcome;
 
 fn shell(dir: &Path, script: &str) -> CommandJob {
@@ -22,6 +22,7 @@ fn shell(dir: &Path, script: &str) -> CommandJob {
         log: dir.join("log"),
         timeout: Duration::from_secs(60),
         input: Vec::new(),
+        limits: CommandLimits::default(),
     }
 }
 
@@ -164,7 +165,7 @@ fn a_flood_of_output_is_bounded_and_metrics_are_found_in_it() {
     let job = shell(dir.path(), "echo shadowfs-metric rows 7; head -c 50000000 /dev/zero; echo; echo shadowfs-metric rows 8");
     let (_handle, cancel) = Cancel::new();
     assert_eq!(attempt(&job, &cancel), (Outcome::Passed, vec![("rows".to_owned(), 8.0)]));
-    assert!(fs::metadata(&job.log).unwrap().len() < super::output::LOG_LIMIT + 100);
+    assert!(fs::metadata(&job.log).unwrap().len() < CommandLimits::default().output + 100);
 }
 
 #[test]

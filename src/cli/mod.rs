@@ -38,10 +38,15 @@ use daemon::Asking;
 use exit::{Exit, Failure, Result};
 use output::Out;
 
+use crate::check::worker_warden as warden;
+
 /// Runs one command line and says how it ended.
 #[must_use]
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(ended) = warden::main(&arguments) {
+        return ended;
+    }
     let parsed = match mount::helper(&arguments) {
         Some(parsed) => parsed,
         None => Cli::try_parse_from(&arguments).map_err(|error| {

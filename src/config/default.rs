@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::value::size_text;
-use super::{Action, Config, Severity, rules};
+use super::{Action, Config, Severity, limits, rules};
 
 /// The configuration that `init` writes: the defaults, with a word on each.
 pub const DEFAULT_FILE: &str = r#"# shadowfs.toml: read at mount, and again by itself when it changes.
@@ -18,7 +18,13 @@ max_open = "10m"          # seal at the first moment without writers past this a
 rollback_threshold = 2    # failed attempts of a version that are borne; one more rejects it
 retries = 2               # a failed check is tried again so often
 backoff = "250ms"         # the wait before a retry; it doubles each time
-timeout = "5m"            # the time one attempt has
+timeout = "5m"            # the time one attempt has; then SIGTERM, and
+grace = "1s"              # this much later SIGKILL
+output = "8MiB"           # how much of its output is kept
+processes = 1000          # processes that a command has at once
+memory = "none"           # memory that its processes take in all, such as "2GiB"
+open_files = "none"       # files that each of its processes has open
+cpu = "none"              # time that each has on a processor, such as "10m"
 
 # A check is a command (exit 0 passes) with the version as its working directory, or a built-in one
 # (csv, deletes, json, jsonl, manifest, names, parquet, size, sqlite, utf8).
@@ -93,7 +99,9 @@ fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
     let Config { staging, checks, check, metric, notify, promotion, ghosts, retention, scrub } = config;
     writeln!(out, "[staging]\nsettle = {}\nmax_open = {}\n", duration(staging.settle), duration(staging.max_open))?;
     writeln!(out, "[checks]\nworkers = {}\nrollback_threshold = {}", checks.workers, checks.rollback_threshold)?;
-    writeln!(out, "retries = {}\nbackoff = {}\ntimeout = {}\n", checks.retries, duration(checks.backoff), duration(checks.timeout))?;
+    writeln!(out, "retries = {}\nbackoff = {}\ntimeout = {}", checks.retries, duration(checks.backoff), duration(checks.timeout))?;
+    limits::write(&checks.limits, None, out)?;
+    out.push('\n');
     for check in check {
         writeln!(out, "[[check]]\nname = {}", quoted(&check.name))?;
         match &check.action {
@@ -112,6 +120,10 @@ fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
         if let Some(user) = &check.user {
             writeln!(out, "user = {}", quoted(&user.name))?;
         }
+        if check.timeout != checks.timeout {
+            writeln!(out, "timeout = {}", duration(check.timeout))?;
+        }
+        limits::write(&check.limits, Some(&checks.limits), out)?;
         out.push('\n');
     }
     for rule in metric {

@@ -4,6 +4,7 @@
 //! `init` writes, `watch` tells of a change on disk.
 
 mod default;
+mod limits;
 mod notify;
 mod parse;
 mod rules;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use default::DEFAULT_FILE;
+pub use limits::CommandLimits;
 pub use notify::{Notify, Topic};
 pub use parse::BUILTINS;
 pub use rules::{METRIC_NAME, MetricRule};
@@ -89,6 +91,8 @@ pub struct Checks {
     pub backoff: Duration,
     /// The time an attempt has.
     pub timeout: Duration,
+    /// What a command may use.
+    pub limits: CommandLimits,
 }
 
 /// What a failed check does.
@@ -146,13 +150,27 @@ pub struct Check {
     pub severity: Severity,
     /// As whom its command runs; `None`: as the daemon.
     pub user: Option<User>,
+    /// The time an attempt of it has; `[checks]` has it for all.
+    pub timeout: Duration,
+    /// What its command may use; `[checks]` has it for all.
+    pub limits: CommandLimits,
 }
 
 impl Check {
     /// A check with nothing configured but what it runs.
     #[must_use]
     pub fn new(name: &str, action: Action) -> Self {
-        Self { name: name.to_owned(), action, paths: Vec::new(), unless: Vec::new(), severity: Severity::Error, user: None }
+        let Checks { timeout, limits, .. } = Checks::default();
+        Self {
+            name: name.to_owned(),
+            action,
+            paths: Vec::new(),
+            unless: Vec::new(),
+            severity: Severity::Error,
+            user: None,
+            timeout,
+            limits,
+        }
     }
 }
 
@@ -248,6 +266,7 @@ impl Default for Checks {
             retries: 2,
             backoff: Duration::from_millis(250),
             timeout: Duration::from_secs(300),
+            limits: CommandLimits::default(),
         }
     }
 }

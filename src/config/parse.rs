@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::DeTable;
 
+use super::limits;
 use super::rules;
 use super::value::{Section, Source, sections};
 use super::{Action, Check, Checks, Config, ConfigError, Ghosts, Promotion, PromotionMode, Retention, Scrub, Severity, Staging, User};
@@ -24,10 +26,11 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigError> {
     })?;
     let table = document.get_ref();
     Section::new(source, "", table, document.span(), SECTIONS)?;
-    let check = read_check_list(source, table)?;
+    let checks = one(source, table, "checks", read_checks)?;
+    let check = read_check_list(source, table, &checks)?;
     Ok(Config {
         staging: one(source, table, "staging", read_staging)?,
-        checks: one(source, table, "checks", read_checks)?,
+        checks,
         metric: rules::read(source, table, &check)?,
         check,
         notify: super::notify::read_list(source, table)?,
@@ -59,22 +62,27 @@ fn read_staging(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> 
 }
 
 fn read_checks(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Checks, ConfigError> {
-    let known = ["workers", "rollback_threshold", "retries", "backoff", "timeout"];
+    let known = [&["workers", "rollback_threshold", "retries", "backoff", "timeout"][..], &limits::KEYS].concat();
     let section = Section::new(source, "[checks]", table, span, &known)?;
     let usual = Checks::default();
     let small =
         |key, low, high, usual: u32| Ok(section.number(key, low, high)?.and_then(|number| u32::try_from(number).ok()).unwrap_or(usual));
-    let timeout = section.duration("timeout")?.unwrap_or(usual.timeout);
-    if timeout.is_zero() {
-        return Err(section.refuse_at("timeout", "\"timeout\" in [checks] must be longer than nothing"));
-    }
+    let timeout = read_timeout(&section, usual.timeout)?;
     Ok(Checks {
         workers: section.number("workers", 1, 1024)?.and_then(|number| usize::try_from(number).ok()).unwrap_or(usual.workers),
         rollback_threshold: small("rollback_threshold", 0, 1_000_000, usual.rollback_threshold)?,
         retries: small("retries", 0, 1000, usual.retries)?,
         backoff: section.duration("backoff")?.unwrap_or(usual.backoff),
         timeout,
+        limits: limits::read(&section, &usual.limits)?,
     })
+}
+
+fn read_timeout(section: &Section<'_>, usual: Duration) -> Result<Duration, ConfigError> {
+    match section.duration("timeout")?.unwrap_or(usual) {
+        Duration::ZERO => Err(section.refuse_at("timeout", "\"timeout\" must be longer than nothing")),
+        timeout => Ok(timeout),
+    }
 }
 
 fn read_promotion(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Promotion, ConfigError> {
@@ -110,10 +118,10 @@ fn read_scrub(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Re
     Ok(Scrub { interval: section.duration("interval")?.unwrap_or(usual.interval), rate: section.size("rate")?.unwrap_or(usual.rate) })
 }
 
-fn read_check_list(source: Source<'_>, table: &DeTable<'_>) -> Result<Vec<Check>, ConfigError> {
+fn read_check_list(source: Source<'_>, table: &DeTable<'_>, usual: &Checks) -> Result<Vec<Check>, ConfigError> {
     let mut checks: Vec<Check> = Vec::new();
     for (section, span) in sections(source, table, "check")? {
-        let check = read_check(source, section, span.clone())?;
+        let check = read_check(source, section, span.clone(), usual)?;
         if checks.iter().any(|known| known.name == check.name) {
             let span = section.get("name").map_or(span, Spanned::span);
             return Err(source.refuse(&span, format!("two checks are named \"{}\"; give each a name of its own", check.name)));
@@ -123,17 +131,23 @@ fn read_check_list(source: Source<'_>, table: &DeTable<'_>) -> Result<Vec<Check>
     Ok(checks)
 }
 
-fn read_check(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Check, ConfigError> {
-    let known = ["name", "run", "builtin", "paths", "unless", "severity", "user"];
+fn read_check(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>, usual: &Checks) -> Result<Check, ConfigError> {
+    let known = [&["name", "run", "builtin", "paths", "unless", "severity", "user", "timeout"][..], &limits::KEYS].concat();
     let section = Section::new(source, "[[check]]", table, span, &known)?;
     let name = read_name(&section, "[[check]]", "check")?;
     let severities = [Severity::Error, Severity::Warn].map(|severity| (severity.as_str(), severity));
+    let action = read_action(&section, &name)?;
+    if matches!(action, Action::Builtin(_)) {
+        limits::refuse_for_builtin(&section)?;
+    }
     Ok(Check {
-        action: read_action(&section, &name)?,
+        action,
         paths: read_globs(&section, "paths")?,
         unless: read_globs(&section, "unless")?,
         severity: section.word("severity", &severities)?.unwrap_or(Severity::Error),
         user: read_user(&section)?,
+        timeout: read_timeout(&section, usual.timeout)?,
+        limits: limits::read(&section, &usual.limits)?,
         name,
     })
 }

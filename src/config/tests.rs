@@ -79,9 +79,11 @@ fn the_example_check_in_the_file_that_init_writes_is_valid() {
     let example: String = DEFAULT_FILE
         .lines()
         .skip_while(|line| !line.contains("[[check]]"))
-        .take(6)
+        .filter(|line| line.starts_with("# ") && line.contains([']', '=']))
         .fold(String::new(), |all, line| all + line.trim_start_matches("# ") + "\n");
-    assert_eq!(parse(&example.replace("nobody", "root")).unwrap().check.len(), 1);
+    let read = parse(&example.replace("nobody", "root").replace("\"tables\"", "\"rows\"")).unwrap();
+    assert_eq!((read.check.len(), read.metric.len()), (1, 1));
+    assert!(read.check[0].user.is_some() && read.metric[0].check.is_some());
 }
 
 #[test]
@@ -93,7 +95,7 @@ fn every_mistake_is_one_line_with_its_place() {
         (
             "[checks]\nzzz = 1",
             "shadowfs.toml:2: unknown key \"zzz\" in [checks]; the nearest known keys are workers, \
-            rollback_threshold, retries, backoff, timeout",
+            rollback_threshold, retries, backoff, timeout, grace, output, memory, processes, open_files, cpu",
         ),
         (
             "[staging]\nsettle = \"soon\"",
@@ -118,7 +120,7 @@ fn every_mistake_is_one_line_with_its_place() {
             [[\"/etc/shadowfs/ready\", \"--fast\"]], not a value of type array",
         ),
         ("[checks]\nworkers = 0", "shadowfs.toml:2: \"workers\" in [checks] must be a whole number from 1 to 1024, not 0"),
-        ("[checks]\ntimeout = \"0s\"", "shadowfs.toml:2: \"timeout\" in [checks] must be longer than nothing"),
+        ("[checks]\ntimeout = \"0s\"", "shadowfs.toml:2: \"timeout\" must be longer than nothing"),
         (
             "[retention]\nmin_free = \"5\"",
             "shadowfs.toml:2: \"min_free\" in [retention] must be a percentage from \"0%\" to \"100%\", not \"5\"",
@@ -224,7 +226,8 @@ proptest! {
     ) {
         let mut config = Config::default();
         config.staging.settle = Duration::from_millis(settle);
-        config.checks = Checks { workers, rollback_threshold: threshold, ..config.checks };
+        let limits = CommandLimits { processes: manual.then_some(3), cpu: Some(Duration::from_secs(9)), ..CommandLimits::default() };
+        config.checks = Checks { workers, rollback_threshold: threshold, limits, ..config.checks };
         config.promotion.require_free = Percent(percent);
         config.promotion.mode = if manual { PromotionMode::Manual } else { PromotionMode::Auto };
         config.promotion.pre = vec![vec![word.clone(), String::new()]];
@@ -243,6 +246,8 @@ proptest! {
             unless: if manual { Vec::new() } else { vec!["tmp/**".to_owned()] },
             severity: if manual { Severity::Warn } else { Severity::Error },
             user: manual.then(|| User { name: "root".to_owned(), uid: 0, gid: 0 }),
+            timeout: Duration::from_secs(if manual { 7 } else { 300 }),
+            limits: CommandLimits { memory: manual.then_some(1 << 21), output: 77, ..config.checks.limits.clone() },
         }).collect();
         let text = config.to_toml();
         prop_assert_eq!(parse(&text).map_err(|error| error.to_string()), Ok(config), "{}", text);

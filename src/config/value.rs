@@ -143,6 +143,20 @@ impl<'a> Section<'a> {
         parsed.map(Some).ok_or_else(|| self.wrong(key, value, "a size such as \"512KiB\", \"32MiB\" or \"1GiB\""))
     }
 
+    /// What `read` reads, or `None` if the value is "none"; without a value, `usual`.
+    pub(super) fn unless_none<T>(
+        &self,
+        key: &str,
+        usual: Option<T>,
+        read: impl FnOnce(&Self) -> Result<Option<T>, ConfigError>,
+    ) -> Result<Option<T>, ConfigError> {
+        match self.get(key).map(|value| value.get_ref().as_str()) {
+            None => Ok(usual),
+            Some(Some("none")) => Ok(None),
+            Some(_) => read(self),
+        }
+    }
+
     /// One of some words.
     pub(super) fn word<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Result<Option<T>, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(None) };

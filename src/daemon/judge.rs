@@ -245,7 +245,7 @@ impl Dispatcher {
     fn work_of(&self, version: VersionId, start: &Start) -> Result<Work, String> {
         let run = self.runs.get(&version).ok_or("its run is gone")?;
         let log = self.store.log_path(version, &start.check.name, start.attempt).map_err(|error| error.to_string())?;
-        let timeout = run.config.checks.timeout;
+        let (timeout, limits) = (start.check.timeout, start.check.limits.clone());
         match &start.check.action {
             Action::Run(command) => Ok(Work::Command(CommandJob {
                 command: command.clone(),
@@ -255,6 +255,7 @@ impl Dispatcher {
                 log,
                 timeout,
                 input: Vec::new(),
+                limits,
             })),
             Action::Builtin(name) => {
                 let record = self.history.get(version).ok_or("its record is gone")?;
@@ -263,7 +264,16 @@ impl Dispatcher {
                 let (content, base) = (content(record)?, content(ground)?);
                 let plan = Plan::new(&start.check).map_err(|error| error.to_string())?;
                 let changes = Arc::clone(&run.changes.list);
-                Ok(Work::Builtin(BuiltinJob { name: name.clone(), version: content, base, changes, plan, log, timeout }))
+                Ok(Work::Builtin(BuiltinJob {
+                    name: name.clone(),
+                    version: content,
+                    base,
+                    changes,
+                    plan,
+                    log,
+                    timeout,
+                    output: limits.output,
+                }))
             }
         }
     }

@@ -67,7 +67,7 @@ impl Dispatcher {
     fn next_pre(&mut self) {
         let Some(promotion) = &self.promotion else { return };
         let (version, number, key) = (promotion.version, promotion.passed, Key::Pre { promotion: promotion.id });
-        let timeout = promotion.config.checks.timeout;
+        let (timeout, limits) = (promotion.config.checks.timeout, promotion.config.checks.limits.clone());
         let Some(command) = promotion.config.promotion.pre.get(number).cloned() else {
             self.todo.push_back(Todo::Switch(promotion.id));
             return;
@@ -85,6 +85,7 @@ impl Dispatcher {
             log,
             timeout,
             input: Vec::new(),
+            limits,
         };
         self.submit(key, Work::Command(job));
     }

@@ -55,6 +55,7 @@ pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<St
     let store = Arc::new(Store::open(&options.store)?);
     logging::init(store.path(), options.log_to_file);
     signals::block().map_err(other("signals can't be blocked"))?;
+    crate::check::worker_warden::available();
     let config = Config::load(&store.path().join(FILE_NAME))?;
     let core = Core::recover(&store, &clock, mounts::passthrough_works(&store))?;
     let shared = Arc::new(Shared::new(Arc::clone(&store), core.nodes, Arc::clone(&clock), options.mount_point.clone(), &core.history));

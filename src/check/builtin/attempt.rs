@@ -30,6 +30,8 @@ pub struct BuiltinJob {
     pub log: PathBuf,
     /// The time that it has.
     pub timeout: Duration,
+    /// Bytes of its findings that are kept.
+    pub output: u64,
 }
 
 /// The attempt's log as a stream.
@@ -51,7 +53,7 @@ pub(in crate::check) fn attempt(job: &BuiltinJob, cancel: &Cancel, clock: &dyn C
     let Some(check) = by_name(&job.name) else {
         return (Outcome::CouldNotStart { why: format!("there is no built-in check \"{}\"", job.name) }, Vec::new());
     };
-    let mut output = match Output::create(&job.log) {
+    let mut output = match Output::create(&job.log, job.output) {
         Ok(output) => output,
         Err(error) => {
             let why = format!("its log {} can't be written: {error}", job.log.display());

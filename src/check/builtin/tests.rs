@@ -314,6 +314,7 @@ fn an_attempt_filters_logs_and_keeps_to_its_time() {
         plan: crate::check::Plan::new(&check).unwrap(),
         log: dir.path().join("log"),
         timeout: std::time::Duration::from_secs(timeout),
+        output: 1 << 20,
     };
     let (handle, cancel) = crate::check::Cancel::new();
     let (outcome, metrics) = attempt(&job(600), &cancel, &SystemClock);
