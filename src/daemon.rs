@@ -107,6 +107,7 @@ impl From<MountError> for DaemonError {
 ///
 /// Must be called before any other thread is started: it blocks signals for the threads to come.
 pub fn run(options: DaemonOptions, ready: impl FnOnce(Result<(), &DaemonError>)) -> Result<(), DaemonError> {
+    crate::sys::few_heaps();
     match start::start(&options, Arc::new(SystemClock)) {
         Ok(started) => {
             ready(Ok(()));

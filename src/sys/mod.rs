@@ -7,6 +7,7 @@ pub mod child;
 pub mod daemon;
 pub mod device;
 pub mod fusermount;
+pub mod heap;
 pub mod inherit;
 pub mod mount;
 pub mod mountinfo;
@@ -14,5 +15,6 @@ pub mod reflink;
 
 pub use child::with_all_signals;
 pub use daemon::{Daemonized, Ready, daemonize};
+pub use heap::few_heaps;
 pub use inherit::close_inherited;
 pub use reflink::reflink;

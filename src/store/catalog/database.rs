@@ -13,7 +13,9 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefin
 use super::super::{HostFile, Result, StoreError};
 
 /// How much of the catalog redb keeps in memory.
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: usize = 32 << 20;
+/// The same while a store is made: an import puts a digest in a random place for every file.
+const CACHE_BYTES_CREATING: usize = 256 << 20;
 
 type Bytes = &'static [u8];
 /// Tree nodes by `NodeId`.
@@ -160,7 +162,7 @@ impl Session {
     fn open(backend: Backend, create: bool) -> Result<Self> {
         let db = shielded("open catalog.redb", || {
             let mut builder = Database::builder();
-            builder.set_cache_size(CACHE_BYTES);
+            builder.set_cache_size(if create { CACHE_BYTES_CREATING } else { CACHE_BYTES });
             Ok(builder.create_with_backend(backend)?)
         })?;
         if create {
