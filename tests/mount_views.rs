@@ -7,8 +7,10 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use mount::{Dataset, Mounted, getxattr, listxattr, must_mount};
+use shadowfs::fs::VisibleVersion;
 use shadowfs::ids::Ino;
 use shadowfs::store::record::VersionState;
 
@@ -173,9 +175,10 @@ fn a_version_that_goes_leaves_the_files_it_shared() {
     assert_eq!(gone.seek(SeekFrom::Start(0)).and_then(|_| gone.read(&mut [0; 4])).unwrap(), 4);
 }
 
-fn mount_ghost(mut version: shadowfs::fs::VisibleVersion) -> shadowfs::fs::VisibleVersion {
+fn mount_ghost(version: Arc<VisibleVersion>) -> Arc<VisibleVersion> {
+    let mut version = Arc::unwrap_or_clone(version);
     version.record.state = VersionState::Ghost;
-    version
+    Arc::new(version)
 }
 
 #[test]

@@ -42,6 +42,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The wait for a save of the configuration to be complete.
 const CONFIG_DEBOUNCE: Duration = Duration::from_millis(100);
 
+/// How long the first change of a version is left alone before its record is written: whoever made it waits for the same processors.
+const OPENING: Duration = Duration::from_millis(1);
+
 /// Why a step could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StepError {
@@ -94,6 +97,8 @@ pub(super) struct Dispatcher {
     pub(super) running: HashMap<Key, Running>,
     pub(super) runs: BTreeMap<VersionId, VersionRun>,
     pub(super) todo: VecDeque<Todo>,
+    /// The version that was opened a moment ago, and when its record is to be written at the latest.
+    pub(super) fresh: Option<(Instant, Todo)>,
     pub(super) retry_at: Option<Instant>,
     pub(super) sealing: Option<Sealing>,
     pub(super) commits: VecDeque<Commit>,
@@ -172,18 +177,29 @@ impl Dispatcher {
         while let Ok(event) = self.sources.staging.try_recv() {
             self.staging_event(event);
         }
+        self.take_fresh(None);
     }
 
     fn staging_event(&mut self, event: StagingEvent) {
         match event {
-            StagingEvent::Opened { version, at, writer, .. } => self.todo.push_back(Todo::Opened { version, at, writer }),
+            StagingEvent::Opened { version, at, writer, .. } => {
+                self.take_fresh(None);
+                self.fresh = Some((self.clock.instant() + OPENING, Todo::Opened { version, at, writer }));
+            }
             StagingEvent::Quiet => {}
             StagingEvent::Failed { what } => self.warn("staging".to_owned(), what),
         }
     }
 
+    /// Has the record written of the version that was opened a moment ago; with a time, only if it is due by then.
+    fn take_fresh(&mut self, by: Option<Instant>) {
+        let due = |(at, _): &mut (Instant, Todo)| by.is_none_or(|by| *at <= by);
+        self.todo.extend(self.fresh.take_if(due).map(|(_, step)| step));
+    }
+
     fn turn(&mut self) {
         loop {
+            self.take_fresh(Some(self.clock.instant()));
             self.reload();
             self.work();
             self.settle();
@@ -202,8 +218,9 @@ impl Dispatcher {
     fn next_timer(&self) -> Option<Instant> {
         let checks = if self.has_room() { self.runs.values().filter_map(VersionRun::next_due).min() } else { None };
         let mount = self.production_mount.as_ref().and_then(ProductionMount::next_try);
+        let fresh = self.fresh.as_ref().map(|(at, _)| *at);
         let looks = Some(self.disk.look_at);
-        let timers = [self.config_due, self.retry_at, self.settle_at, self.promote_at, self.retention.at, checks, mount, looks];
+        let timers = [self.config_due, self.retry_at, fresh, self.settle_at, self.promote_at, self.retention.at, checks, mount, looks];
         timers.into_iter().flatten().min()
     }
 
@@ -234,9 +251,10 @@ impl Dispatcher {
             log_event(*version, what);
         }
         self.production_changed |= decision.production.is_some();
+        let changed: Vec<_> = decision.records.iter().map(|record| record.version).collect();
         self.history.apply(decision);
         self.waiters.stir();
-        self.shared.publish(&self.history);
+        self.shared.publish(&self.history, changed);
         self.stir_retention();
         self.hooks.stir();
     }

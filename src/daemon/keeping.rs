@@ -73,7 +73,7 @@ impl Dispatcher {
     }
 
     fn show_tags(&mut self, tags: std::collections::BTreeMap<String, VersionId>) {
-        self.shared.set_tags(&self.history, tags);
+        self.shared.set_tags(tags);
         self.waiters.stir();
         self.show();
     }

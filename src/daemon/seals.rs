@@ -160,7 +160,7 @@ impl Dispatcher {
         self.history.sealed(record);
         self.hooks.stir();
         self.waiters.stir();
-        self.shared.publish(&self.history);
+        self.shared.publish(&self.history, [version]);
         self.stir_retention();
         tracing::info!("{version} sealed");
         match (state, conflict) {

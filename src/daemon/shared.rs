@@ -39,9 +39,20 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(store: Arc<Store>, nodes: Arc<Nodes>, clock: Arc<dyn Clock>, mount: PathBuf, history: &History) -> Self {
         let log = LineageLog::new(Arc::clone(&store));
-        let visible = RwLock::new(Arc::new(visible(&store, &nodes, history, BTreeMap::new())));
+        let nothing = Visible {
+            versions: BTreeMap::new(),
+            ghosts: BTreeMap::new(),
+            departed: BTreeMap::new(),
+            production: history.production(),
+            latest: history.base(),
+            valid: history.valid(),
+            tags: BTreeMap::new(),
+        };
+        let visible = RwLock::new(Arc::new(nothing));
         let rules = RwLock::new(Arc::from(Vec::new()));
-        Self { store, nodes, clock, mount, log, leases: Arc::default(), visible, rules, running: RwLock::default() }
+        let shared = Self { store, nodes, clock, mount, log, leases: Arc::default(), visible, rules, running: RwLock::default() };
+        shared.publish(history, history.records().map(|record| record.version));
+        shared
     }
 
     /// The content that a root names.
@@ -71,18 +82,39 @@ impl Shared {
         self.leases.take(version, || self.visible.read().find(version).is_some())
     }
 
-    /// Shows what the history holds now.
-    pub(super) fn publish(&self, history: &History) {
-        let tags = self.visible().tags.clone();
-        self.set_tags(history, tags);
+    /// Shows what the history holds now; `changed` are the versions whose records are not what they were. What it costs does not grow
+    /// with the others but by a pointer each.
+    pub(super) fn publish(&self, history: &History, changed: impl IntoIterator<Item = VersionId>) {
+        // All under the lock: somebody may let go of a version meanwhile.
+        let mut shown = self.visible.write();
+        let next = Arc::make_mut(&mut shown);
+        (next.production, next.latest, next.valid) = (history.production(), history.base(), history.valid());
+        changed.into_iter().filter_map(|version| history.get(version)).for_each(|record| self.place(next, record));
     }
 
-    pub(super) fn set_tags(&self, history: &History, tags: BTreeMap<String, VersionId>) {
-        let mut next = visible(&self.store, &self.nodes, history, tags);
-        // Not between the two: somebody may let go of a version meanwhile.
-        let mut shown = self.visible.write();
-        next.departed = departed(&shown, history);
-        *shown = Arc::new(next);
+    /// Shows these tags.
+    pub(super) fn set_tags(&self, tags: BTreeMap<String, VersionId>) {
+        Arc::make_mut(&mut self.visible.write()).tags = tags;
+    }
+
+    /// Puts a version where its state wants it.
+    fn place(&self, visible: &mut Visible, record: &VersionRecord) {
+        let version = record.version;
+        let before = visible.versions.remove(&version).or_else(|| visible.ghosts.remove(&version));
+        let shown = |snapshot| Arc::new(VisibleVersion { record: record.clone(), snapshot });
+        match (record.root, record.state) {
+            (Some(root), state) if is_browsable(state) => {
+                visible.versions.insert(version, shown(self.snapshot_of(root)));
+            }
+            (Some(root), VersionState::Ghost) => {
+                visible.ghosts.insert(version, shown(self.snapshot_of(root)));
+            }
+            // Somebody may still read it.
+            (_, VersionState::Expired) => {
+                visible.departed.extend(before.map(|before| (version, shown(before.snapshot.clone()))));
+            }
+            _ => {}
+        }
     }
 
     /// Nobody uses a version that is gone: its content may go as well. False if it is read after all.
@@ -124,37 +156,4 @@ impl ViewSource for Shared {
 
 fn snapshot(store: &Arc<Store>, nodes: &Arc<Nodes>, root: RootRef) -> Snapshot {
     Snapshot::new(Tree::stored(Arc::clone(nodes), root), Arc::clone(store))
-}
-
-/// What was gone before, and what goes now.
-fn departed(before: &Visible, history: &History) -> BTreeMap<VersionId, VisibleVersion> {
-    let mut departed = before.departed.clone();
-    for (version, shown) in before.versions.iter().chain(&before.ghosts) {
-        if let Some(record) = history.get(*version).filter(|record| record.state == VersionState::Expired) {
-            departed.insert(*version, VisibleVersion { record: record.clone(), snapshot: shown.snapshot.clone() });
-        }
-    }
-    departed
-}
-
-fn visible(store: &Arc<Store>, nodes: &Arc<Nodes>, history: &History, tags: BTreeMap<String, VersionId>) -> Visible {
-    let mut visible = Visible {
-        versions: BTreeMap::new(),
-        ghosts: BTreeMap::new(),
-        departed: BTreeMap::new(),
-        production: history.production(),
-        latest: history.base(),
-        valid: history.valid(),
-        tags,
-    };
-    for record in history.records() {
-        let Some(root) = record.root else { continue };
-        let shown = || VisibleVersion { record: record.clone(), snapshot: snapshot(store, nodes, root) };
-        if is_browsable(record.state) {
-            visible.versions.insert(record.version, shown());
-        } else if record.state == VersionState::Ghost {
-            visible.ghosts.insert(record.version, shown());
-        }
-    }
-    visible
 }

@@ -59,7 +59,7 @@ pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<St
     let config = Config::load(&store.path().join(FILE_NAME))?;
     let core = Core::recover(&store, &clock, mounts::passthrough_works(&store))?;
     let shared = Arc::new(Shared::new(Arc::clone(&store), core.nodes, Arc::clone(&clock), options.mount_point.clone(), &core.history));
-    shared.set_tags(&core.history, store.catalog().tags()?.into_iter().collect());
+    shared.set_tags(store.catalog().tags()?.into_iter().collect());
     let mount_options =
         MountOptions { allow_other: options.allow_other, passthrough: core.passthrough, ..MountOptions::new(options.mount_point.clone()) };
     let mounts = Arc::new(mounts::mount(
@@ -216,6 +216,7 @@ impl Parts {
             running: HashMap::new(),
             runs: BTreeMap::new(),
             todo: VecDeque::new(),
+            fresh: None,
             retry_at: None,
             sealing: None,
             commits: VecDeque::new(),

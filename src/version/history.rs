@@ -16,7 +16,7 @@ mod rejection;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use by_hand::Release;
 use draft::Draft;
@@ -86,6 +86,8 @@ pub struct History {
     records: BTreeMap<VersionId, VersionRecord>,
     /// Who stands on whom, in the order of their numbers.
     children: BTreeMap<VersionId, Vec<VersionId>>,
+    /// Those that are open or without a verdict: few of many, and asked for at each turn.
+    unsettled: BTreeSet<VersionId>,
     production: VersionId,
     valid: VersionId,
     base: VersionId,
@@ -98,6 +100,7 @@ impl History {
         let mut history = Self {
             records: BTreeMap::new(),
             children: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             production: pointers.production,
             valid: pointers.valid,
             base: pointers.base,
@@ -108,6 +111,10 @@ impl History {
 
     fn put(&mut self, record: VersionRecord) {
         let (version, parent) = (record.version, record.parent);
+        match record.state {
+            VersionState::Open | VersionState::Checking => self.unsettled.insert(version),
+            _ => self.unsettled.remove(&version),
+        };
         let before = self.records.insert(version, record).and_then(|old| old.parent);
         if before == parent && parent.is_some_and(|parent| self.children_of(parent).contains(&version)) {
             return;
@@ -193,7 +200,7 @@ impl History {
     /// The open version, if it has a record yet.
     #[must_use]
     pub fn open(&self) -> Option<&VersionRecord> {
-        self.records.values().rev().find(|record| record.state == VersionState::Open)
+        self.unsettled().rev().find(|record| record.state == VersionState::Open)
     }
 
     /// What a version that stood on `version` stands on now: itself, or where a rejection has taken its place.
@@ -214,7 +221,11 @@ impl History {
 
     /// Sealed versions without a verdict, oldest first.
     pub fn unjudged(&self) -> impl Iterator<Item = &VersionRecord> {
-        self.records.values().filter(|record| record.state == VersionState::Checking)
+        self.unsettled().filter(|record| record.state == VersionState::Checking)
+    }
+
+    fn unsettled(&self) -> impl DoubleEndedIterator<Item = &VersionRecord> {
+        self.unsettled.iter().filter_map(|version| self.get(*version))
     }
 
     /// What the checks of `version` compare it with: its nearest ancestor that is valid and still has its content.

@@ -241,7 +241,7 @@ pub fn store() -> (tempfile::TempDir, Arc<Store>) {
 pub fn visible(versions: &[VisibleVersion], production: u64) -> Arc<Visible> {
     let latest = versions.last().unwrap().record.version;
     Arc::new(Visible {
-        versions: versions.iter().map(|version| (version.record.version, version.clone())).collect(),
+        versions: versions.iter().map(|version| (version.record.version, Arc::new(version.clone()))).collect(),
         ghosts: BTreeMap::new(),
         departed: BTreeMap::new(),
         production: VersionId(production),

@@ -127,5 +127,8 @@ fn node_of(snapshot: &Snapshot, view: View, version: VersionId, ino: Ino, kind: 
 /// The versions that can have a file of `changed_in`: that one first, then later ones; those that are gone come last.
 fn candidates(visible: &Visible, changed_in: VersionId) -> impl Iterator<Item = &VisibleVersion> {
     let later = visible.versions.range(changed_in..).chain(visible.ghosts.range(changed_in..)).chain(visible.departed.range(changed_in..));
-    visible.find(changed_in).into_iter().chain(later.filter(move |(version, _)| **version != changed_in).map(|(_, version)| version))
+    visible
+        .find(changed_in)
+        .into_iter()
+        .chain(later.filter(move |(version, _)| **version != changed_in).map(|(_, version)| version.as_ref()))
 }

@@ -33,11 +33,11 @@ pub trait ViewSource: Send + Sync {
 #[derive(Clone, Debug)]
 pub struct Visible {
     /// Every sealed version that is not a ghost.
-    pub versions: BTreeMap<VersionId, VisibleVersion>,
+    pub versions: BTreeMap<VersionId, Arc<VisibleVersion>>,
     /// Rejected versions.
-    pub ghosts: BTreeMap<VersionId, VisibleVersion>,
+    pub ghosts: BTreeMap<VersionId, Arc<VisibleVersion>>,
     /// Versions whose retention has ended, but not their use: no name leads to them, and who holds something of one goes on reading it.
-    pub departed: BTreeMap<VersionId, VisibleVersion>,
+    pub departed: BTreeMap<VersionId, Arc<VisibleVersion>>,
     /// The version in production; one of `versions`.
     pub production: VersionId,
     /// The newest sealed version.
@@ -61,7 +61,7 @@ impl Visible {
     /// A version or ghost, or one that is gone but in use.
     #[must_use]
     pub fn find(&self, version: VersionId) -> Option<&VisibleVersion> {
-        [&self.versions, &self.ghosts, &self.departed].into_iter().find_map(|versions| versions.get(&version))
+        [&self.versions, &self.ghosts, &self.departed].into_iter().find_map(|versions| versions.get(&version)).map(Arc::as_ref)
     }
 
     /// Whether a version or ghost that can be browsed has the file as it was changed in `changed_in`.
