@@ -12,6 +12,7 @@ pub const DEFAULT_FILE: &str = r#"# shadowfs.toml: read at mount, and again by i
 [staging]
 settle = "200ms"          # a version is sealed when no file is open for writing and nothing changes for this long
 max_open = "10m"          # seal at the first moment without writers past this age
+reserve = "32MiB"         # room kept on the store's disk, so that deleting and rolling back work when it is full
 
 [checks]
 # workers = 4             # checks that run at once; default: CPU cores
@@ -97,7 +98,13 @@ pub(super) fn to_toml(config: &Config) -> String {
 
 fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
     let Config { staging, checks, check, metric, notify, promotion, ghosts, retention, scrub } = config;
-    writeln!(out, "[staging]\nsettle = {}\nmax_open = {}\n", duration(staging.settle), duration(staging.max_open))?;
+    writeln!(
+        out,
+        "[staging]\nsettle = {}\nmax_open = {}\nreserve = {}\n",
+        duration(staging.settle),
+        duration(staging.max_open),
+        quoted(&size_text(staging.reserve))
+    )?;
     writeln!(out, "[checks]\nworkers = {}\nrollback_threshold = {}", checks.workers, checks.rollback_threshold)?;
     writeln!(out, "retries = {}\nbackoff = {}\ntimeout = {}", checks.retries, duration(checks.backoff), duration(checks.timeout))?;
     limits::write(&checks.limits, None, out)?;

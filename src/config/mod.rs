@@ -76,6 +76,8 @@ pub struct Staging {
     pub settle: Duration,
     /// Past this age it is sealed at the first moment without writers.
     pub max_open: Duration,
+    /// Bytes kept free on the store's disk for what must go on when it is full.
+    pub reserve: u64,
 }
 
 /// `[checks]`: the pool, and what a failure does.
@@ -254,7 +256,7 @@ pub struct Scrub {
 
 impl Default for Staging {
     fn default() -> Self {
-        Self { settle: Duration::from_millis(200), max_open: Duration::from_secs(600) }
+        Self { settle: Duration::from_millis(200), max_open: Duration::from_secs(600), reserve: 32 << 20 }
     }
 }
 

@@ -306,6 +306,9 @@ impl Dispatcher {
             }
             Ok(config) => {
                 self.warnings.remove("config");
+                if config.staging.reserve != self.config.staging.reserve {
+                    super::start::keep_reserve(&self.store, config.staging.reserve);
+                }
                 self.config = Arc::new(config);
                 self.share_rules();
                 self.renew_waiting();

@@ -170,9 +170,18 @@ impl Dispatcher {
             ghosts: visible.ghosts.len() as u64,
             versions: visible.versions.len() as u64,
             space: SpaceDoc::default(),
-            warnings: self.warnings.values().cloned().chain(self.unstarted()).collect(),
+            warnings: self.warnings.values().cloned().chain(self.unstarted()).chain(self.full_disk()).collect(),
             requests: self.kernel.counters(),
         }
+    }
+
+    fn full_disk(&self) -> Option<String> {
+        let missing = self.store.reserve_missing();
+        (missing > 0).then(|| {
+            format!(
+                "the store's disk is full: {missing} bytes that were kept for this are in use; `shadowfs drop` and `shadowfs gc` make room"
+            )
+        })
     }
 
     fn unstarted(&self) -> impl Iterator<Item = String> {

@@ -1,8 +1,8 @@
 //! The start: recovery, the mounts, the threads.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,6 +57,7 @@ pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<St
     signals::block().map_err(other("signals can't be blocked"))?;
     crate::check::worker_warden::available();
     let config = Config::load(&store.path().join(FILE_NAME))?;
+    keep_reserve(&store, config.staging.reserve);
     let core = Core::recover(&store, &clock, mounts::passthrough_works(&store))?;
     let shared = Arc::new(Shared::new(Arc::clone(&store), core.nodes, Arc::clone(&clock), options.mount_point.clone(), &core.history));
     shared.set_tags(store.catalog().tags()?.into_iter().collect());
@@ -89,6 +90,13 @@ pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<St
     watch_mounts(&mounts, messages.clone()).map_err(other("a thread for the mounts"))?;
     let watch = watch_config(&mut dispatcher, messages);
     Ok(Started { dispatcher, mounts, server, _watch: watch })
+}
+
+/// On a disk that is full already there is none until there is room.
+pub(super) fn keep_reserve(store: &Store, wanted: u64) {
+    if let Err(error) = store.keep_reserve(wanted) {
+        tracing::warn!("there is no room to keep for when the disk is full: {error}");
+    }
 }
 
 /// Without a watch the daemon works, and `kill -HUP` reloads.
@@ -260,9 +268,7 @@ impl Dispatcher {
         let marker = self.store.path().join(MARKER);
         let recovered = clear_run_dir(&marker);
         let mount = mount_point.display().to_string();
-        File::create(&marker)
-            .and_then(|mut file| file.write_all(self.run_dir.as_os_str().as_encoded_bytes()).and_then(|()| file.sync_all()))
-            .map_err(|error| DaemonError::Other(format!("{}: {error}", marker.display())))?;
+        self.store.put_note(MARKER, self.run_dir.as_os_str().as_encoded_bytes())?;
         self.note(None, EventKind::Mounted { at: mount, recovered })?;
         self.bind_production();
         Ok(())

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use super::reserve::Reserve;
+
 /// The number that a [`Disk`] knows a file by.
 pub type FileNumber = usize;
 
@@ -122,11 +124,18 @@ pub trait Disk: Send + Sync + fmt::Debug {
 pub struct HostFile {
     file: File,
     disk: Option<(Arc<dyn Disk>, FileNumber)>,
+    /// Where room comes from when there is none.
+    reserve: Option<Arc<Reserve>>,
 }
 
 impl HostFile {
     pub(super) const fn new(file: File, disk: Option<(Arc<dyn Disk>, FileNumber)>) -> Self {
-        Self { file, disk }
+        Self { file, disk, reserve: None }
+    }
+
+    /// A write that finds no room gets the store's.
+    pub(super) fn with_reserve(self, reserve: &Arc<Reserve>) -> Self {
+        Self { reserve: Some(Arc::clone(reserve)), ..self }
     }
 
     /// The file itself: for the kernel's passthrough, `lseek` and locks. What is written to it directly, no test sees.
@@ -137,7 +146,7 @@ impl HostFile {
 
     /// The same open file once more.
     pub(super) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { file: self.file.try_clone()?, disk: self.disk.clone() })
+        Ok(Self { file: self.file.try_clone()?, disk: self.disk.clone(), reserve: self.reserve.clone() })
     }
 
     fn run(&self, op: impl FnOnce(FileNumber) -> DiskOp<'static>, mut run: impl FnMut() -> io::Result<()>) -> io::Result<()> {
@@ -188,6 +197,13 @@ impl HostFile {
 
     /// pwrite(2).
     pub fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        match (self.write_once(data, offset), &self.reserve) {
+            (Err(error), Some(reserve)) if is_full(&error) && reserve.spend() => self.write_once(data, offset),
+            (result, _) => result,
+        }
+    }
+
+    fn write_once(&self, data: &[u8], offset: u64) -> io::Result<usize> {
         match &self.disk {
             None => self.file.write_at(data, offset),
             Some((disk, file)) => disk.around(&DiskOp::Write { file: *file, offset, data }, &mut |most| {
@@ -238,6 +254,11 @@ impl HostFile {
     pub fn sync_data(&self) -> io::Result<()> {
         self.run(|file| DiskOp::SyncFile { file }, || self.file.sync_data())
     }
+}
+
+/// Whether there is no room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
 impl AsFd for HostFile {

@@ -17,6 +17,7 @@ use nix::sys::statvfs::{Statvfs, fstatvfs};
 use nix::unistd::{UnlinkatFlags, fsync, linkat, syncfs, unlinkat};
 
 use super::disk::{Disk, DiskOp, HostFile};
+use super::reserve::{self, Reserve};
 use super::{Result, StoreError};
 
 /// The store's directory. The descriptor lives as long as the store is open: `syncfs` on it reports every failed write back
@@ -26,6 +27,7 @@ pub(crate) struct HostDir {
     dir: File,
     /// What stands before it in a test.
     disk: Option<Arc<dyn Disk>>,
+    reserve: Arc<Reserve>,
 }
 
 impl HostDir {
@@ -33,11 +35,56 @@ impl HostDir {
     pub(crate) fn open(path: &Path, disk: Option<Arc<dyn Disk>>) -> io::Result<Self> {
         use std::os::unix::fs::OpenOptionsExt;
         let dir = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC).open(path)?;
-        Ok(Self { dir, disk })
+        Ok(Self { dir, disk, reserve: Arc::default() })
+    }
+
+    /// Keeps so much room for what must go on when the disk is full.
+    pub(crate) fn keep_reserve(&self, wanted: u64) -> Result<()> {
+        let kept = |error| StoreError::io(format!("keep {wanted} bytes of room"), error);
+        match wanted {
+            0 => {
+                self.reserve.forget();
+                self.remove(reserve::NAME)?;
+            }
+            _ => {
+                let file = self.file("open", reserve::NAME, OFlag::O_RDWR | OFlag::O_CREAT)?;
+                self.reserve.keep(file, wanted).map_err(kept)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what of it was spent, if there is room to spare; returns how much is missing now.
+    pub(crate) fn renew_reserve(&self) -> Result<u64> {
+        let missing = self.reserve.missing();
+        if missing > 0 {
+            let figures = self.filesystem()?;
+            if figures.blocks_available() * figures.fragment_size() >= 2 * missing {
+                self.reserve.renew().map_err(|error| StoreError::io("take back the room that was spent", error))?;
+            }
+        }
+        Ok(self.reserve.missing())
+    }
+
+    /// How much of it is missing.
+    pub(crate) fn reserve_missing(&self) -> u64 {
+        self.reserve.missing()
+    }
+
+    /// Whether names and bytes in a file may use it: all but large files' bytes.
+    fn may_spend(name: &str) -> bool {
+        !name.starts_with("objects/") && name != reserve::NAME
     }
 
     /// Runs an operation that is no open file's.
     fn run<T>(&self, op: &DiskOp<'_>, mut run: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+        match self.run_once(op, &mut run) {
+            Err(Errno::ENOSPC | Errno::EDQUOT) if self.reserve.spend() => self.run_once(op, &mut run),
+            result => result,
+        }
+    }
+
+    fn run_once<T>(&self, op: &DiskOp<'_>, run: &mut dyn FnMut() -> nix::Result<T>) -> nix::Result<T> {
         let Some(disk) = &self.disk else { return run() };
         let mut done = None;
         let ran = disk.around(op, &mut |_| {
@@ -107,6 +154,17 @@ impl HostDir {
     }
 
     fn open_raw(&self, name: &str, flags: OFlag) -> nix::Result<HostFile> {
+        if !Self::may_spend(name) {
+            return self.open_once(name, flags);
+        }
+        let opened = match self.open_once(name, flags) {
+            Err(Errno::ENOSPC | Errno::EDQUOT) if self.reserve.spend() => self.open_once(name, flags),
+            result => result,
+        };
+        Ok(opened?.with_reserve(&self.reserve))
+    }
+
+    fn open_once(&self, name: &str, flags: OFlag) -> nix::Result<HostFile> {
         let Some(disk) = &self.disk else { return Ok(HostFile::new(self.open_beneath(name, flags)?, None)) };
         let mut opened = None;
         let number = disk.around(&DiskOp::Open { name, create: flags.contains(OFlag::O_CREAT) }, &mut |_| {

@@ -10,6 +10,7 @@
 //! STORE/packs/N           packs
 //! STORE/journal/tN        edits of the open version since the seal before it
 //! STORE/logs/tN/NAME.K.log  output of attempt K of check NAME
+//! STORE/reserve           room kept for what must go on when the disk is full
 //! STORE/control.sock      the daemon's socket (0600)
 //! ```
 
@@ -25,6 +26,7 @@ mod init;
 pub mod journal;
 pub mod objects;
 pub mod record;
+mod reserve;
 pub mod verify;
 
 use std::os::unix::fs::MetadataExt;
@@ -101,6 +103,22 @@ impl Store {
     /// The figures of the filesystem that the store is on: for `statfs`, cheap.
     pub fn filesystem(&self) -> Result<nix::sys::statvfs::Statvfs> {
         self.host.filesystem()
+    }
+
+    /// Keeps so many bytes of room on the disk for what must go on when it is full: 0 for none. An error if there is not so much.
+    pub fn keep_reserve(&self, wanted: u64) -> Result<()> {
+        self.host.keep_reserve(wanted)
+    }
+
+    /// Takes back what was spent of it, if there is room to spare; returns how many bytes are missing now.
+    pub fn renew_reserve(&self) -> Result<u64> {
+        self.host.renew_reserve()
+    }
+
+    /// How many bytes of it are missing: spent, or never to be had.
+    #[must_use]
+    pub fn reserve_missing(&self) -> u64 {
+        self.host.reserve_missing()
     }
 
     /// Where the output of an attempt goes; its directory is there afterwards.

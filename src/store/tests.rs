@@ -4,8 +4,8 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicI32};
 
 use super::disk::{Disk, DiskOp};
 use super::record::{ChangeCounts, VersionRecord, VersionState};
@@ -32,6 +32,59 @@ impl Disk for Refusals {
             errno => Err(io::Error::from_raw_os_error(errno)),
         }
     }
+}
+
+/// A disk that is full until room is given back.
+#[derive(Debug, Default)]
+struct Full {
+    full: AtomicBool,
+}
+
+impl Disk for Full {
+    fn around(&self, op: &DiskOp<'_>, run: &mut dyn FnMut(usize) -> io::Result<usize>) -> io::Result<usize> {
+        match op {
+            DiskOp::SetLen { len: 0, .. } => self.full.store(false, SeqCst),
+            DiskOp::Write { .. } | DiskOp::Open { create: true, .. } | DiskOp::Allocate { .. } if self.full.load(SeqCst) => {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            _ => {}
+        }
+        run(usize::MAX)
+    }
+}
+
+#[test]
+fn on_a_full_disk_the_reserve_goes_to_what_must_go_on_and_not_to_large_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Full::default());
+    let store = Store::init_on(&dir.path().join("store"), &SystemClock, Some(Arc::clone(&disk) as _)).unwrap();
+    let commit = || {
+        let mut transaction = store.catalog().begin()?;
+        transaction.put_version(&version_record(VersionId(0), VersionState::Valid))?;
+        transaction.commit()
+    };
+    let full = || disk.full.store(true, SeqCst);
+    store.keep_reserve(1 << 20).unwrap();
+    assert_eq!(store.reserve_missing(), 0);
+    full();
+    let error = store.objects().create(ObjectId(1)).unwrap_err();
+    assert_eq!((error.errno(), store.reserve_missing()), (libc::ENOSPC, 0));
+    commit().unwrap();
+    assert_eq!(store.reserve_missing(), 1 << 20);
+    full();
+    assert_eq!(commit().unwrap_err().errno(), libc::ENOSPC, "it is spent");
+    disk.full.store(false, SeqCst);
+    commit().unwrap();
+    assert_eq!(store.renew_reserve().unwrap(), 0);
+    full();
+    let mut journal = store.journal(VersionId(1)).unwrap();
+    journal.append(&[JournalRecord::Sealed { message: None }]).unwrap();
+    journal.sync().unwrap();
+    assert_eq!(store.reserve_missing(), 1 << 20);
+    assert_eq!(store.renew_reserve().unwrap(), 0);
+    store.keep_reserve(0).unwrap();
+    full();
+    assert_eq!(store.put_note("hold", b"{}").unwrap_err().errno(), libc::ENOSPC, "none is kept");
 }
 
 /// A version's record with little in it.

@@ -56,6 +56,13 @@ impl Sandbox {
         Self { dir }
     }
 
+    /// In a directory of the test's choice (a filesystem of its own, say).
+    pub fn below(parent: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("shadowfs-test-").tempdir_in(parent).unwrap();
+        fs::create_dir(dir.path().join("mnt")).unwrap();
+        Self { dir }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -91,6 +91,9 @@ impl Staging {
         let room = MAX_SIZE.checked_sub(offset).filter(|room| *room > 0).ok_or(FsError::FileTooLarge)?;
         let data = &data[..usize::try_from(room).unwrap_or(usize::MAX).min(data.len())];
         let end = offset + data.len() as u64;
+        if !matches!(*work, Work::Host(_)) {
+            self.cx.room_for(data.len())?;
+        }
         let up = self.prepare(cell.ino, &mut work, &record, end)?;
         let mut failed = None;
         let written = match &mut *work {

@@ -315,6 +315,9 @@ impl Staging {
             self.failed(&format!("the journal: {error}"));
         }
         if sync {
+            if let Err(error) = self.cx.store.renew_reserve() {
+                tracing::debug!(%error, "the room for a full disk is still missing");
+            }
             // What was sealed meanwhile need not stay in memory.
             let mut state = self.lock();
             state.tree.settle();

@@ -39,6 +39,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 use crossbeam::channel::Sender;
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -80,6 +81,8 @@ struct Context {
     options: StagingOptions,
     /// Bytes of small files in memory, open and frozen versions' together.
     memory: Arc<AtomicU64>,
+    /// Bytes that memory may take before the disk is asked again whether it has room for them, and until when. A leaf.
+    credit: Mutex<(u64, Instant)>,
 }
 
 impl Staging {
@@ -92,7 +95,8 @@ impl Staging {
         clock: Arc<dyn Clock>,
         options: StagingOptions,
     ) -> FsResult<Arc<Self>> {
-        let cx = Context { store: Arc::clone(&base.store), clock, options, memory: Arc::default() };
+        let credit = Mutex::new((0, clock.instant()));
+        let cx = Context { store: Arc::clone(&base.store), clock, options, memory: Arc::default(), credit };
         let mut state = State {
             base_tree: base.tree.clone(),
             tree: base.tree,

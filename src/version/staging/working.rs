@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 
@@ -286,6 +287,28 @@ pub(super) fn data_len(snapshot: &Snapshot, record: &InodeRecord) -> FsResult<u6
 }
 
 impl Context {
+    /// Bytes that go to memory need room on the disk later: what would not fit is refused now, as a disk would. The disk is asked at
+    /// most every 50 ms, or when an eighth of what it had is used up.
+    pub(super) fn room_for(&self, len: usize) -> FsResult<()> {
+        const LASTS: Duration = Duration::from_millis(50);
+        let (len, now) = (len as u64, self.clock.instant());
+        let mut credit = self.credit.lock();
+        if let (Some(left), true) = (credit.0.checked_sub(len), now < credit.1) {
+            credit.0 = left;
+            return Ok(());
+        }
+        drop(credit);
+        let figures = self.store.filesystem()?;
+        let free = figures.blocks_available().saturating_mul(figures.fragment_size());
+        let promised = self.memory.load(Ordering::Relaxed) + self.store.reserve_missing();
+        let left = free.saturating_sub(promised);
+        if left < len {
+            return Err(FsError::host("write a file", nix::errno::Errno::ENOSPC));
+        }
+        *self.credit.lock() = (left / 8, now + LASTS);
+        Ok(())
+    }
+
     pub(super) fn memory_left(&self) -> bool {
         self.memory.load(Ordering::Relaxed) < self.options.memory
     }
