@@ -8,6 +8,7 @@
 //! | `requests`, `keeping`, `documents`, `waiters`, `hold` | what the command line asks for |
 //! | `retention`, `keeper`, `leases` | what has had its time, what is in use, and the sweep of what is not |
 //! | `metrics` | the numbers that checks report: rules and trends |
+//! | `examine`, `scrubber`, `offline` | checks of the store, by hand and in the background; what works without a daemon |
 //! | `errands` | what takes long, one after the other, on a thread of its own |
 //! | `shared`, `lineage_log`, `kernel`, `production` | what FUSE threads read, and what the kernel is told |
 //! | `hooks` | commands that are told of events |
@@ -16,6 +17,7 @@
 mod dispatcher;
 mod documents;
 mod errands;
+mod examine;
 mod hold;
 mod hooks;
 mod judge;
@@ -33,6 +35,7 @@ mod publish;
 mod requests;
 mod retention;
 mod rollback;
+mod scrubber;
 mod seals;
 mod shared;
 mod signals;

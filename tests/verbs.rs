@@ -13,8 +13,8 @@ use common::{Ran, Sandbox};
 use serde_json::json;
 use shadowfs::clock::Timestamp;
 use shadowfs::control::protocol::{
-    AttemptDoc, ChangeDoc, ChangeKind, DiffDoc, ErrorKind, GcDoc, GoneDoc, Refusal, Reply, Request, ShowDoc, SpaceDoc, StatusDoc, TagDoc,
-    VerifyDoc, VersionDoc, VersionName,
+    AttemptDoc, ChangeDoc, ChangeKind, DiffDoc, ErrorKind, FindingDoc, FsckDoc, GcDoc, GoneDoc, Refusal, Reply, Request, ScrubDoc,
+    ScrubbedDoc, ShowDoc, SpaceDoc, StatusDoc, SweptDoc, TagDoc, UpkeepDoc, VerifyDoc, VersionDoc, VersionName,
 };
 use shadowfs::control::server::{self, Handler};
 use shadowfs::ids::VersionId;
@@ -246,6 +246,7 @@ fn status(stage: &Stage) -> Reply {
         ghosts: 0,
         versions: 2,
         space: SpaceDoc::default(),
+        upkeep: UpkeepDoc::default(),
         warnings: Vec::new(),
         requests: [("staging".to_owned(), [("write".to_owned(), 3)].into())].into(),
     }))
@@ -418,6 +419,38 @@ fn collected() -> Reply {
     Reply::Collected(Box::new(GcDoc { expired, freed: 1 << 20, complete: true, ..GcDoc::default() }))
 }
 
+fn finding() -> FindingDoc {
+    let line = "a.csv: object 17: its file is missing (t3)".to_owned();
+    let (severity, path, versions) = ("error".to_owned(), Some("a.csv".to_owned()), vec![VersionId(3)]);
+    FindingDoc { severity, line, path, versions, repairable: false }
+}
+
+fn checked() -> Reply {
+    Reply::Checked(Box::new(FsckDoc { versions: 7, findings: vec![finding()], ..FsckDoc::default() }))
+}
+
+#[test]
+fn fsck_and_scrub_ask_the_daemon_and_tell_damage_by_their_exit_code() {
+    let stage = Stage::new();
+    let (ran, asked) = stage.run(&["fsck"], [checked()]);
+    let ran = ran.expect(1);
+    assert_eq!(ran.stdout, "error: a.csv: object 17: its file is missing (t3)\n");
+    assert_eq!((ran.stderr.as_str(), asked), ("shadowfs: the store is damaged: 1 finding\n", vec![Request::Fsck]));
+    let note = FindingDoc { severity: "note".to_owned(), ..finding() };
+    let notes = FsckDoc { versions: 7, findings: vec![note], ..FsckDoc::default() };
+    let said = stage.print(&["fsck"], Reply::Checked(Box::new(notes)));
+    assert!(said.ends_with("\nthe structure of 7 versions is whole; `shadowfs scrub` reads their contents\n"), "{said}");
+    let (ran, asked) = stage.run(&["fsck", "--repair"], [Reply::Progress(0, 0)]);
+    let line = ran.expect(4).stderr;
+    assert!(line.ends_with("is mounted: fsck --repair is for a store at rest; first: shadowfs unmount\n"), "{line}");
+    assert_eq!(asked, [Request::Progress]);
+    let scrubbed = ScrubDoc { objects: 3, bytes: 2048, findings: Vec::new() };
+    assert_eq!(stage.print(&["scrub"], Reply::Scrubbed(Box::new(scrubbed.clone()))), "3 contents (2.00 KiB) are what was sealed\n");
+    let damaged = ScrubDoc { findings: vec![finding(), finding()], ..scrubbed };
+    let (ran, _) = stage.run(&["scrub"], [Reply::Scrubbed(Box::new(damaged))]);
+    assert_eq!(ran.expect(1).stderr, "shadowfs: contents are damaged: 2 findings; what else there is stays readable\n");
+}
+
 #[test]
 fn gc_asks_the_daemon() {
     let stage = Stage::new();
@@ -531,6 +564,11 @@ fn the_documents_of_json_md_are_those_printed() {
     let running = shadowfs::control::protocol::RunningDoc { version: VersionId(7), check: String::new(), attempt: 1, running_ms: 1 };
     let Reply::Status(mut status) = status(&stage) else { unreachable!("a status") };
     (status.open, status.running) = (Some(open), vec![running]);
+    status.upkeep = UpkeepDoc {
+        swept: Some(SweptDoc { at: String::new(), freed: 1 }),
+        scrubbed: Some(ScrubbedDoc { at: String::new(), objects: 1, bytes: 1, findings: Vec::new() }),
+        ..UpkeepDoc::default()
+    };
     let change = ChangeDoc::new(b"a.csv", ChangeKind::Added, None, Some(4), true);
     let diff = DiffDoc { from: String::new(), to: String::new(), mount: String::new(), changes: vec![change] };
     let what = shadowfs::store::event::EventKind::Checked {
@@ -551,6 +589,8 @@ fn the_documents_of_json_md_are_those_printed() {
         ("metric", stage.print(&["log", "--metric", "rows", "--json"], metrics())),
         ("tags", stage.print(&["tag", "--json"], tags())),
         ("verify", stage.print(&["lineage", "verify", "--json"], Reply::Verified(verified(&[])))),
+        ("fsck", stage.run(&["fsck", "--json"], [checked()]).0.expect(1).stdout),
+        ("scrub", stage.print(&["scrub", "--json"], Reply::Scrubbed(Box::default()))),
         ("gc", stage.print(&["gc", "--json"], collected())),
         ("config-check", {
             fs::write(stage.sandbox.store().join("shadowfs.toml"), "x = 1\n").unwrap();

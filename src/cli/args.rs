@@ -137,6 +137,17 @@ pub enum Verb {
     /// bytes that frees. Expired versions keep their record and logs in the lineage. What someone has open is freed when it is closed. Works
     /// without a daemon as well.
     Gc(GcArgs),
+    /// Check the structure of the store
+    ///
+    /// Every version's tree, names, links and counts, the lineage, and that everything that is named is there. Without a daemon also the pages of
+    /// the catalog. With --repair (of a store that is not mounted) what can be put right without a loss is put right, and it says what that
+    /// was. Exits 1 if something is damaged.
+    Fsck(FsckArgs),
+    /// Read every content and compare it with its digest
+    ///
+    /// Names the files and versions of what is damaged; all else stays readable. The daemon does so by itself, slowly, as [scrub] says. Exits 1 if
+    /// something is damaged. Works without a daemon as well.
+    Scrub(JsonArgs),
     /// Copy a version out: to a directory, a tar file or a tar stream
     ///
     /// With modes, owners, times to the nanosecond, extended attributes, access lists, hard links, devices and holes. A directory or a tar file
@@ -367,6 +378,17 @@ pub struct GcArgs {
     pub json: JsonArgs,
 }
 
+/// `fsck`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct FsckArgs {
+    /// Put right what can be put right without a loss, and say what that was
+    #[arg(long)]
+    pub repair: bool,
+    /// How to print
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
 /// `tag`.
 #[derive(Args, Debug)]
 pub struct TagArgs {
@@ -526,7 +548,7 @@ mod tests {
     fn every_verb_of_the_contract_is_there() {
         let command = Cli::command();
         let verbs: Vec<_> = command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| verb.get_name().to_owned()).collect();
-        let contract = "init mount unmount status log show diff begin commit abort run wait check promote rollback ghosts restore drop pin tag lineage gc export config completions";
+        let contract = "init mount unmount status log show diff begin commit abort run wait check promote rollback ghosts restore drop pin tag lineage gc fsck scrub export config completions";
         assert_eq!(verbs, contract.split(' ').collect::<Vec<_>>());
     }
 }

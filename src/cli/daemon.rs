@@ -87,6 +87,8 @@ pub(super) fn unexpected(reply: &Reply) -> Failure {
         Reply::Verified(_) => "findings",
         Reply::Collected(_) => "what it has freed",
         Reply::Metrics(_) => "numbers",
+        Reply::Checked(_) | Reply::Scrubbed(_) => "what it has found",
+        Reply::Progress(..) => "how far it is",
     };
     Failure::failed(format!("the daemon answered with {what}, which was not asked for; is it of the same version? unmount and mount again"))
 }

@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod daemon;
 mod diff;
+mod examine;
 mod export;
 mod gc;
 mod init;
@@ -97,6 +98,8 @@ fn dispatch(cli: Cli, out: &mut Out) -> Result {
         Verb::Drop(args) => keep::drop(args, &daemon, out),
         Verb::Pin(args) => keep::pin(args, &daemon, out),
         Verb::Tag(args) => keep::tag(args, &daemon, out),
+        Verb::Fsck(args) => examine::fsck(args, &daemon, out),
+        Verb::Scrub(args) => examine::scrub(args, &daemon, out),
         Verb::Gc(args) => gc::run(&args, &daemon, out),
         Verb::Lineage(LineageArgs { verb: Some(LineageVerb::Verify(json)), .. }) => lineage::verify(json, &daemon, out),
         Verb::Lineage(args) => lineage::run(&args, &daemon, out),

@@ -43,11 +43,34 @@ fn facts(doc: &StatusDoc, paint: Paint) -> Vec<(&'static str, String)> {
     facts.extend(doc.held_back.as_ref().map(|why| ("held back", paint.paint(Colour::Yellow, text::printable(why)))));
     facts.push(("versions", format!("{} and {} ghosts", doc.versions, doc.ghosts)));
     facts.push(("space", format!("{} used, {} of {} free", bytes(doc.space.used), bytes(doc.space.free), bytes(doc.space.total))));
+    facts.extend(upkeep(doc, paint));
     let requests: Vec<_> = doc.requests.iter().map(|(session, counts)| format!("{session} {}", counts.values().sum::<u64>())).collect();
     if !requests.is_empty() {
         facts.push(("requests", format!("{} (by operation: --json)", requests.join(", "))));
     }
     facts.extend(doc.warnings.iter().map(|warning| ("warning", paint.paint(Colour::Red, text::printable(warning)))));
+    facts
+}
+
+/// What gc and scrub did last.
+fn upkeep(doc: &StatusDoc, paint: Paint) -> Vec<(&'static str, String)> {
+    let (bytes, upkeep) = (indicatif::HumanBytes, &doc.upkeep);
+    let mut facts = Vec::new();
+    if let Some(swept) = &upkeep.swept {
+        facts.push(("gc", format!("{}, freed {}", age(&swept.at), bytes(swept.freed))));
+    }
+    if !upkeep.in_use.is_empty() {
+        let versions: Vec<_> = upkeep.in_use.iter().map(ToString::to_string).collect();
+        facts.push(("in use", format!("{}: gone, but open somewhere", versions.join(", "))));
+    }
+    if let Some(scrubbed) = &upkeep.scrubbed {
+        let found = match scrubbed.findings.len() {
+            0 => "no damage".to_owned(),
+            found => paint.paint(Colour::Red, format_args!("damage: {found} findings")),
+        };
+        facts.push(("scrub", format!("{}, {} contents, {}: {found}", age(&scrubbed.at), scrubbed.objects, bytes(scrubbed.bytes))));
+    }
+    facts.extend(upkeep.scrubbing.map(|read| ("scrubbing", format!("{} read so far", bytes(read)))));
     facts
 }
 
@@ -67,7 +90,7 @@ fn open(doc: &StatusDoc, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::{OpenDoc, RunningDoc, SpaceDoc};
+    use crate::control::protocol::{OpenDoc, RunningDoc, ScrubbedDoc, SpaceDoc, SweptDoc, UpkeepDoc};
     use crate::ids::VersionId;
 
     #[test]
@@ -94,6 +117,17 @@ mod tests {
             ghosts: 1,
             versions: 5,
             space: SpaceDoc { used: 1024, free: 2048, total: 4096 },
+            upkeep: UpkeepDoc {
+                in_use: vec![VersionId(1), VersionId(2)],
+                swept: Some(SweptDoc { at: "2020-01-01T00:00:00Z".to_owned(), freed: 1024 }),
+                scrubbed: Some(ScrubbedDoc {
+                    at: "2020-01-02T00:00:00Z".to_owned(),
+                    objects: 3,
+                    bytes: 2048,
+                    findings: vec!["x".to_owned()],
+                }),
+                scrubbing: Some(5),
+            },
             warnings: vec!["w".to_owned()],
             requests: [("staging".to_owned(), [("read".to_owned(), 2), ("write".to_owned(), 3)].into())].into(),
         };
@@ -109,6 +143,10 @@ mod tests {
             "held back: 3% free",
             "versions: 5 and 1 ghosts",
             "space: 1.00 KiB used, 2.00 KiB of 4.00 KiB free",
+            "gc: 2020-01-01, freed 1.00 KiB",
+            "in use: t1, t2: gone, but open somewhere",
+            "scrub: 2020-01-02, 3 contents, 2.00 KiB: damage: 1 findings",
+            "scrubbing: 5 B read so far",
             "requests: staging 5 (by operation: --json)",
             "warning: w",
         ];

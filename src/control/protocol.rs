@@ -4,9 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::upkeep::{FindingDoc, FsckDoc, GcDoc, GoneDoc, ScrubDoc, ScrubbedDoc, SweptDoc, UpkeepDoc};
 use crate::ids::VersionId;
 pub use crate::lineage::doc::{AttemptDoc, ChangeDoc, ChangeKind, VersionDoc};
-use crate::retain::{Expiry, Report};
 
 /// A version as a user names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +146,12 @@ pub enum Request {
         /// Only say what that would be.
         dry_run: bool,
     },
+    /// Check the structure of the store. `Reply::Checked`.
+    Fsck,
+    /// Compare every content with its digest, at full speed. `Reply::Scrubbed`.
+    Scrub,
+    /// How far the scrub by hand is: bytes read, and bytes in all. `Reply::Progress`.
+    Progress,
     /// The version that a name means. `Reply::Version`.
     Find {
         /// The name.
@@ -207,6 +213,12 @@ pub enum Reply {
     Collected(Box<GcDoc>),
     /// To `Metric`.
     Metrics(Vec<MetricDoc>),
+    /// To `Fsck`.
+    Checked(Box<FsckDoc>),
+    /// To `Scrub`.
+    Scrubbed(Box<ScrubDoc>),
+    /// To `Progress`: bytes read, bytes in all.
+    Progress(u64, u64),
 }
 
 /// A number that a check reported, over the versions.
@@ -276,71 +288,6 @@ pub struct VerifyDoc {
     pub bytes: u64,
     /// What is wrong, the worst first, one line each.
     pub findings: Vec<String>,
-}
-
-/// What `gc` has freed, or would free.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GcDoc {
-    /// Whether nothing was changed.
-    pub dry_run: bool,
-    /// The versions and ghosts whose time is over: they have expired, or would.
-    pub expired: Vec<GoneDoc>,
-    /// Whose time is over, too, but which are being read (by a check, a question): they stay until that ends.
-    pub busy: Vec<VersionId>,
-    /// Versions that are gone but in use (a file open, a working directory): their bytes stay until that ends.
-    pub in_use: Vec<VersionId>,
-    /// Bytes on disk that this freed, or would free.
-    pub freed: u64,
-    /// Bytes that come free once those in use are let go.
-    pub later: u64,
-    /// Contents that nothing needs.
-    pub objects: u64,
-    /// Tree nodes that nothing needs.
-    pub nodes: u64,
-    /// Bytes of the catalog that they took: it uses them again, its file does not shrink.
-    pub catalog_bytes: u64,
-    /// Packs that went, because nothing in them is needed.
-    pub packs: u64,
-    /// Packs that were written anew, because little in them is needed.
-    pub repacked: u64,
-    /// Files that a crash had left behind.
-    pub leftovers: u64,
-    /// What was left because it is damaged.
-    pub damaged: Vec<String>,
-    /// Whether it came to its end.
-    pub complete: bool,
-}
-
-/// A version whose time is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GoneDoc {
-    /// The version.
-    pub version: VersionId,
-    /// Whether it was a ghost.
-    pub ghost: bool,
-}
-
-impl GcDoc {
-    /// A sweep's report after, or before, some versions expired.
-    #[must_use]
-    pub fn new(dry_run: bool, expired: &[Expiry], report: &Report) -> Self {
-        Self {
-            dry_run,
-            expired: expired.iter().map(|expiry| GoneDoc { version: expiry.version, ghost: expiry.ghost }).collect(),
-            busy: Vec::new(),
-            in_use: Vec::new(),
-            freed: report.freed(),
-            later: 0,
-            objects: report.objects,
-            nodes: report.nodes,
-            catalog_bytes: report.node_bytes,
-            packs: report.packs,
-            repacked: report.repacked,
-            leftovers: report.leftovers,
-            damaged: report.damaged.clone(),
-            complete: report.complete,
-        }
-    }
 }
 
 /// A difference between two versions.
@@ -439,6 +386,8 @@ pub struct StatusDoc {
     pub versions: u64,
     /// Space.
     pub space: SpaceDoc,
+    /// What gc and scrub did last, and what they do.
+    pub upkeep: UpkeepDoc,
     /// What needs an operator's eye: a refused configuration, a check that can't start, a failed sync.
     pub warnings: Vec<String>,
     /// FUSE requests answered since the mount, by session ("staging", "views") and operation.

@@ -20,6 +20,7 @@ use super::message::{Message, Report};
 use super::production::ProductionMount;
 use super::publish::Promotion;
 use super::retention::Retention;
+use super::scrubber::Scrubber;
 use super::seals::{Commit, Sealing};
 use super::shared::Shared;
 use super::todo::Todo;
@@ -115,6 +116,7 @@ pub(super) struct Dispatcher {
     pub(super) retention: Retention,
     pub(super) keeper: Arc<Keeper>,
     pub(super) sweeper: Sweeper,
+    pub(super) scrubber: Scrubber,
     /// What needs an operator's eye, by subject.
     pub(super) warnings: BTreeMap<String, String>,
     /// Where the files with changed paths lie.
@@ -314,6 +316,7 @@ impl Dispatcher {
                 self.renew_waiting();
                 self.stir_retention();
                 self.configure_hooks();
+                self.scrubber.configure(self.config.scrub.clone());
                 EventKind::ConfigLoaded
             }
             Err(error) => {

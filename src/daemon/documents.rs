@@ -1,20 +1,12 @@
 //! Documents that are made on a connection's own thread: they may read much.
 
-use std::collections::HashSet;
-use std::sync::atomic::AtomicBool;
-
-use super::keeper::Keeper;
 use super::leases::Lease;
 use super::requests::{failed, refused};
 use super::shared::Shared;
-use crate::control::protocol::{AttemptDoc, ChangeDoc, DiffDoc, ErrorKind, Reply, ShowDoc, VerifyDoc, VersionDoc, VersionName};
+use crate::control::protocol::{AttemptDoc, ChangeDoc, DiffDoc, ErrorKind, Reply, ShowDoc, VersionDoc, VersionName};
 use crate::ids::{EventSeq, VersionId};
 use crate::lineage::event::json_line;
-use crate::lineage::text;
 use crate::store::record::{VersionRecord, VersionState};
-use crate::store::verify::{Finding, Severity};
-use crate::store::{self, Store, StoreError};
-use crate::tree::verify::{Pace, VerifyError};
 use crate::tree::{self, PathChange, Snapshot};
 use crate::version::Staging;
 use crate::version::lifecycle::is_browsable;
@@ -94,51 +86,6 @@ pub(super) fn lineage(shared: &Shared, version: Option<VersionId>) -> Result<Rep
     let events = shared.store.catalog().events(EventSeq(0)).map_err(|error| failed(format!("the lineage can't be read: {error}")))?;
     let wanted = events.iter().filter(|event| version.is_none_or(|version| event.version == Some(version)));
     Ok(Reply::Lineage(wanted.map(json_line).collect()))
-}
-
-/// `Reply::Verified`: the lineage, the trees, the contents.
-pub(super) fn verify(shared: &Shared, keeper: &Keeper, gone: &dyn Fn() -> bool) -> Result<Reply, Reply> {
-    let read = |error: &dyn std::fmt::Display| failed(format!("the store can't be read: {error}"));
-    let store = &shared.store;
-    let (versions, mut findings) = steady_lineage(store).map_err(|error| read(&error))?;
-    let goes_on = AtomicBool::new(false);
-    // What is not in the catalog (any more) is no orphan.
-    let live = || keeper.live();
-    let structure = keeper.alone(gone, || tree::verify::fsck(store, &live, &goes_on));
-    let pace = Pace::new(shared.clock.as_ref(), 0, &std::thread::sleep);
-    let (structure, scrubbed) = match structure.and_then(|structure| Ok((structure, tree::verify::scrub(store, &pace, &goes_on)?))) {
-        Ok(done) => done,
-        Err(VerifyError::Busy) => return Err(refused(ErrorKind::Temporary, "another gc or fsck is under way; try again when it is done")),
-        Err(error) => return Err(read(&error)),
-    };
-    findings.extend(structure);
-    findings.extend(scrubbed.findings);
-    // Leftovers that gc removes are no matter of what was recorded.
-    let mut lines: Vec<String> = findings
-        .iter()
-        .filter(|finding| finding.severity == Severity::Error)
-        .map(|finding| text::printable(&finding.to_string()))
-        .collect();
-    let mut seen = HashSet::new();
-    lines.retain(|line| seen.insert(line.clone()));
-    let events = store.catalog().events(EventSeq(0)).map_or(0, |events| events.len() as u64);
-    Ok(Reply::Verified(VerifyDoc { events, versions, objects: scrubbed.objects, bytes: scrubbed.bytes, findings: lines }))
-}
-
-/// The lineage against the records, while both grow: what was found once counts only if it is found again.
-fn steady_lineage(store: &Store) -> Result<(u64, Vec<Finding>), StoreError> {
-    let mut before: Option<Vec<Finding>> = None;
-    loop {
-        let versions = store.catalog().versions()?;
-        let mut findings = store::verify::lineage(store, &versions)?;
-        if let Some(before) = &before {
-            findings.retain(|finding| before.contains(finding));
-        }
-        if findings.is_empty() || before.is_some() {
-            return Ok((versions.len() as u64, findings));
-        }
-        before = Some(findings);
-    }
 }
 
 #[cfg(test)]

@@ -7,12 +7,13 @@ use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 
 use super::dispatcher::Dispatcher;
 use super::documents;
+use super::examine;
 use super::keeper::{GcFailure, Keeper};
 use super::message::Message;
 use super::metrics;
 use super::shared::Shared;
 use super::todo::Todo;
-use crate::control::protocol::{ErrorKind, OpenDoc, Refusal, Reply, Request, SpaceDoc, StatusDoc, VersionDoc, VersionName};
+use crate::control::protocol::{ErrorKind, OpenDoc, Refusal, Reply, Request, SpaceDoc, StatusDoc, UpkeepDoc, VersionDoc, VersionName};
 use crate::control::server::Handler;
 use crate::ids::VersionId;
 use crate::retain::GcError;
@@ -70,6 +71,9 @@ impl Dispatcher {
             | Request::Metric { .. }
             | Request::Lineage { .. }
             | Request::Verify
+            | Request::Fsck
+            | Request::Scrub
+            | Request::Progress
             | Request::Gc { .. } => failed("not a request for the dispatcher"),
         };
         let _ = reply.send(answer);
@@ -170,6 +174,7 @@ impl Dispatcher {
             ghosts: visible.ghosts.len() as u64,
             versions: visible.versions.len() as u64,
             space: SpaceDoc::default(),
+            upkeep: UpkeepDoc::default(),
             warnings: self.warnings.values().cloned().chain(self.unstarted()).chain(self.full_disk()).collect(),
             requests: self.kernel.counters(),
         }
@@ -221,6 +226,17 @@ impl Connections {
         }
     }
 
+    fn tell_upkeep(&self, status: &mut StatusDoc) {
+        let Ok(upkeep) = self.shared.store.catalog().upkeep() else { return };
+        let damaged = upkeep.scrub.as_ref().map_or(0, |progress| progress.damaged.len());
+        if damaged > 0 {
+            status.warnings.push(format!("the scrub under way has found {damaged} damaged contents so far; `shadowfs scrub` names them"));
+        } else if let Some(first) = upkeep.scrubbed.as_ref().and_then(|result| result.findings.first()) {
+            status.warnings.push(format!("the last scrub found damage; `shadowfs scrub` lists all of it: {first}"));
+        }
+        status.upkeep = UpkeepDoc::new(self.shared.visible().departed.keys().copied().collect(), &upkeep);
+    }
+
     fn gc(&self, dry_run: bool, gone: &dyn Fn() -> bool) -> Result<Reply, Reply> {
         self.keeper.gc(dry_run, gone).map(|doc| Reply::Collected(Box::new(doc))).map_err(|error| match error {
             GcFailure::Ending | GcFailure::Refused(_) | GcFailure::Gc(GcError::Busy) => refused(ErrorKind::Temporary, error.to_string()),
@@ -249,6 +265,7 @@ impl Handler for Connections {
                     if let Ok(space) = self.shared.store.space() {
                         status.space = SpaceDoc { used: space.used, free: space.free, total: space.total };
                     }
+                    self.tell_upkeep(&mut status);
                     Ok(Reply::Status(status))
                 }
                 other => Ok(other),
@@ -265,7 +282,10 @@ impl Handler for Connections {
                 version.and_then(|record| documents::lineage(&self.shared, record.map(|record| record.version)))
             }
             Request::Metric { name, check, limit } => metrics::metrics(&self.shared, &name, check.as_deref(), limit),
-            Request::Verify => documents::verify(&self.shared, &self.keeper, gone),
+            Request::Verify => examine::verify(&self.shared, &self.keeper, gone),
+            Request::Fsck => examine::fsck(&self.shared, &self.keeper, gone),
+            Request::Scrub => examine::scrub(&self.shared, gone),
+            Request::Progress => Ok(self.shared.meter.reply()),
             Request::Gc { dry_run } => self.gc(dry_run, gone),
             other => Ok(self.dispatch(other, gone)),
         };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use super::examine::Meter;
 use super::leases::{Lease, Leases};
 use super::lineage_log::LineageLog;
 use crate::clock::Clock;
@@ -27,6 +28,8 @@ pub(super) struct Shared {
     /// The mount point.
     pub(super) mount: PathBuf,
     pub(super) log: LineageLog,
+    /// How far the scrub by hand is.
+    pub(super) meter: Meter,
     /// Who in the daemon reads what.
     pub(super) leases: Arc<Leases>,
     visible: RwLock<Arc<Visible>>,
@@ -50,7 +53,8 @@ impl Shared {
         };
         let visible = RwLock::new(Arc::new(nothing));
         let rules = RwLock::new(Arc::from(Vec::new()));
-        let shared = Self { store, nodes, clock, mount, log, leases: Arc::default(), visible, rules, running: RwLock::default() };
+        let (meter, leases, running) = (Meter::default(), Arc::default(), RwLock::default());
+        let shared = Self { store, nodes, clock, mount, log, meter, leases, visible, rules, running };
         shared.publish(history, history.records().map(|record| record.version));
         shared
     }

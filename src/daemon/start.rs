@@ -18,6 +18,7 @@ use super::message::Message;
 use super::production::ProductionMount;
 use super::requests::Connections;
 use super::retention::Retention;
+use super::scrubber::Scrubber;
 use super::shared::Shared;
 use super::waiters::Waiters;
 use super::{DaemonError, DaemonOptions, logging, signals};
@@ -207,6 +208,7 @@ impl Parts {
         let now = clock.instant();
         Ok(Dispatcher {
             sweeper: Sweeper::start(Arc::clone(&keeper), woken)?,
+            scrubber: Scrubber::start(Arc::clone(&shared), config.scrub.clone())?,
             keeper,
             retention: Retention::default(),
             errands: Errands::start(Arc::clone(&store), Arc::clone(&clock), messages)?,

@@ -73,9 +73,10 @@ fn finish(mut dispatcher: Dispatcher, mounts: Arc<Mounts>) -> Result<(), DaemonE
     drop(mounts);
     dispatcher.drain_staging();
     dispatcher.work();
-    let Dispatcher { errands, pool, staging, store, run_dir, sources, production_mount, sweeper, hooks, .. } = dispatcher;
+    let Dispatcher { errands, pool, staging, store, run_dir, sources, production_mount, sweeper, scrubber, hooks, .. } = dispatcher;
     hooks.stop();
     sweeper.finish();
+    scrubber.finish();
     // A version that is being sealed is sealed; what fails is in its journal.
     errands.finish();
     if let Some(ProductionMount { dir, binder, .. }) = production_mount {

@@ -291,10 +291,11 @@ impl Drop for Daemon {
 }
 
 fn take_apart(dispatcher: super::dispatcher::Dispatcher) {
-    let super::dispatcher::Dispatcher { errands, pool, running, sweeper, hooks, .. } = dispatcher;
+    let super::dispatcher::Dispatcher { errands, pool, running, sweeper, scrubber, hooks, .. } = dispatcher;
     hooks.stop();
     drop(running);
     sweeper.finish();
+    scrubber.finish();
     errands.finish();
     pool.stop();
 }

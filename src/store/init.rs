@@ -13,7 +13,7 @@ use super::disk::Disk;
 use super::guard::guard;
 use super::host::HostDir;
 use super::record::VersionState;
-use super::{Catalog, HostFile, Objects, Result, Store, StoreError};
+use super::{Catalog, HostFile, Objects, Pages, Result, Store, StoreError};
 use crate::clock::Clock;
 
 /// The newest format that this program reads, and the one that it writes.
@@ -71,6 +71,16 @@ impl Store {
         let store = Self::assemble(path.to_owned(), host, catalog, lock, false);
         store.tidy_journals()?;
         Ok(store)
+    }
+
+    /// Checks the catalog's own pages, under the store's lock: what `open` and everything after it rely on without looking. With
+    /// `repair`, puts the list of free pages right. A damaged page is an error.
+    pub fn check_pages(path: &Path, repair: bool) -> Result<Pages> {
+        let not_a_store = |_| StoreError::NotAStore { path: path.to_owned() };
+        let host = HostDir::open(path, None).map_err(not_a_store)?;
+        let _lock = open_format(&host, path)?;
+        let catalog = host.existing("open", "catalog.redb", OFlag::O_RDWR)?;
+        super::catalog::check_pages(&catalog.ok_or_else(|| StoreError::damaged("catalog.redb is missing"))?, repair)
     }
 
     fn assemble(path: PathBuf, host: HostDir, catalog: Catalog, lock: HostFile, made_dir: bool) -> Self {

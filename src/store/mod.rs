@@ -33,7 +33,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use catalog::{Catalog, Transaction};
+pub use catalog::{Catalog, Pages, Transaction};
 pub use counters::Ids;
 pub use disk::HostFile;
 pub use error::{Result, StoreError};

@@ -2,12 +2,14 @@
 //! pointers, objects and their places, packs that nothing names. It reads everything and changes nothing.
 
 mod lineage;
+mod repair;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use self::lineage::lineage;
+pub use self::lineage::{lineage, tags as tags_of_the_lineage};
+pub use self::repair::{Repair, repair};
 use super::objects::PACK_HEADER;
 use super::record::{Location, ObjectRecord, Pointers, VersionRecord, VersionState};
 use super::{Result, Store, StoreError};
@@ -52,19 +54,28 @@ pub struct Finding {
     pub path: Option<Vec<u8>>,
     /// The versions that it concerns, in order.
     pub versions: Vec<VersionId>,
+    /// How it can be put right, if nothing is lost by that.
+    pub repair: Option<Repair>,
 }
 
 impl Finding {
     /// A finding about the store as a whole.
     #[must_use]
     pub fn new(severity: Severity, what: impl Into<String>) -> Self {
-        Self { severity, what: what.into(), path: None, versions: Vec::new() }
+        Self { severity, what: what.into(), path: None, versions: Vec::new(), repair: None }
     }
 
     /// The same about a version.
     #[must_use]
     pub fn of(mut self, version: VersionId) -> Self {
         self.versions.push(version);
+        self
+    }
+
+    /// The same with a way to put it right.
+    #[must_use]
+    pub fn mended_by(mut self, repair: Repair) -> Self {
+        self.repair = Some(repair);
         self
     }
 
@@ -191,7 +202,10 @@ pub fn versions(store: &Store, findings: &mut Findings) -> Result<Vec<VersionRec
 fn check_pointers(store: &Store, versions: &[VersionRecord], findings: &mut Findings) -> Result<()> {
     findings.unless_damaged(store.catalog().created_at())?;
     findings.unless_damaged(store.catalog().commits())?;
-    findings.unless_damaged(store.catalog().upkeep())?;
+    match store.catalog().upkeep() {
+        Err(StoreError::Damaged { what }) => findings.add(Finding::new(Severity::Warning, what).mended_by(Repair::Upkeep)),
+        other => drop(other?),
+    }
     let Some(pointers) = findings.unless_damaged(store.catalog().pointers())? else { return Ok(()) };
     let state = |version: VersionId| versions.iter().find(|record| record.version == version).map(|record| record.state);
     let good: &[VersionState] = &[VersionState::Valid, VersionState::Promoted, VersionState::Superseded];
@@ -208,29 +222,52 @@ fn check_pointers(store: &Store, versions: &[VersionRecord], findings: &mut Find
             None => findings.add(Finding::new(Severity::Error, format!("{what} is {version}, which has no record")).of(version)),
         }
     }
-    for (name, version) in store.catalog().tags()? {
-        match state(version) {
-            Some(VersionState::Expired | VersionState::Aborted) | None => {
-                findings
-                    .add(Finding::new(Severity::Warning, format!("the tag {name} leads to {version}, which has no content")).of(version));
-            }
-            Some(_) => {}
-        }
-    }
+    check_tags(store, findings)?;
     check_counters(store, &pointers, versions, findings)
+}
+
+/// The table of tags has no checksums of its own, but the lineage tells of every tag.
+fn check_tags(store: &Store, findings: &mut Findings) -> Result<()> {
+    let look = || -> Result<_> { Ok((store.catalog().tags()?.into_iter().collect::<BTreeMap<_, _>>(), tags_of_the_lineage(store)?)) };
+    // One that is given just now may be in one and not yet in the other: then not any more at the second look.
+    let (here, told) = match look()? {
+        (here, Some(told)) if here == told => return Ok(()),
+        _ => look()?,
+    };
+    // What is wrong with the events is a finding already.
+    let Some(told) = told else { return Ok(()) };
+    for name in here.keys().chain(told.keys()).collect::<std::collections::BTreeSet<_>>() {
+        let (is, was) = (here.get(name), told.get(name));
+        if is == was {
+            continue;
+        }
+        let to = |version: Option<&VersionId>| version.map_or_else(|| "nowhere".to_owned(), ToString::to_string);
+        let what = format!("the tag {name} leads to {}, but the lineage says: {}", to(is), to(was));
+        findings.add(Finding::new(Severity::Error, what).mended_by(Repair::Tag(name.clone(), was.copied())));
+    }
+    Ok(())
 }
 
 /// A number that was given out must not be given again.
 fn check_counters(store: &Store, pointers: &Pointers, versions: &[VersionRecord], findings: &mut Findings) -> Result<()> {
     let catalog = store.catalog();
     if let Some(record) = versions.iter().find(|record| record.version >= pointers.next_version) {
-        findings.error(format!("{} is there, but the next version is {}", record.version, pointers.next_version));
+        findings.add(
+            Finding::new(Severity::Error, format!("{} is there, but the next version is {}", record.version, pointers.next_version))
+                .mended_by(Repair::Counters),
+        );
     }
     if let Some(id) = catalog.nodes(pointers.next_node, 1)?.first() {
-        findings.error(format!("node {id} is there, but the next node is {}", pointers.next_node));
+        findings.add(
+            Finding::new(Severity::Error, format!("node {id} is there, but the next node is {}", pointers.next_node))
+                .mended_by(Repair::Counters),
+        );
     }
     if let Some(id) = catalog.object_ids(pointers.next_object, 1)?.first() {
-        findings.error(format!("object {id} is there, but the next object is {}", pointers.next_object));
+        findings.add(
+            Finding::new(Severity::Error, format!("object {id} is there, but the next object is {}", pointers.next_object))
+                .mended_by(Repair::Counters),
+        );
     }
     Ok(())
 }
@@ -331,7 +368,8 @@ fn check_packs(store: &Store, there: &[PackId], packs: &BTreeMap<PackId, PackUse
         }
     }
     for pack in there.iter().filter(|pack| !packs.contains_key(pack)) {
-        findings.add(Finding::new(Severity::Note, format!("packs/{pack} holds nothing that is needed; gc removes it")));
+        let what = format!("packs/{pack} holds nothing that is needed; gc removes it");
+        findings.add(Finding::new(Severity::Note, what).mended_by(Repair::Sweep));
     }
     Ok(())
 }
@@ -355,7 +393,7 @@ fn check_digests(store: &Store, findings: &mut Findings, stop: &AtomicBool) -> R
                 Some(_) => continue,
             };
             // Nobody is misled: a seal looks at the object before it relies on it.
-            findings.add(Finding::new(Severity::Warning, what));
+            findings.add(Finding::new(Severity::Warning, what).mended_by(Repair::Index(digest)));
         }
     }
 }

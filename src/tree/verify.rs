@@ -10,13 +10,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use self::scrub::{Pace, Scrubbed, scrub};
+pub use self::scrub::{Pace, Scrubbed, content_bytes, scrub, scrub_from};
 use self::survey::{Hit, Survey};
 use super::nodes::{NodeSource, Nodes};
 use super::{Reach, Snapshot, Tree, TreeError, named_by_journals};
 use crate::ids::{Ino, ObjectId, VersionId};
 use crate::store::record::{Location, VersionRecord};
-use crate::store::verify::{self, Checked, Finding, Findings, Severity};
+use crate::store::verify::{self, Checked, Finding, Findings, Repair, Severity};
 use crate::store::{Store, StoreError};
 
 /// Memory for nodes while trees are checked.
@@ -71,7 +71,8 @@ pub fn fsck(store: &Arc<Store>, live: &dyn Fn() -> Vec<Tree>, stop: &AtomicBool)
             (all.objects.count_outside(&[&reach.objects, &survey.reach.objects]), "objects"),
         ] {
             if count > 0 {
-                findings.add(Finding::new(Severity::Note, format!("{count} {what} are in no version; gc removes them")));
+                let what = format!("{count} {what} are in no version; gc removes them");
+                findings.add(Finding::new(Severity::Note, what).mended_by(Repair::Sweep));
             }
         }
     }
@@ -184,7 +185,7 @@ fn check_files(store: &Store, findings: &mut Findings) -> Result<(), StoreError>
         let objects = store.objects();
         for id in objects.own_files(low).and_then(|files| objects.leftovers(files))?.iter().filter(|id| !named.contains(id)) {
             let what = format!("objects/{low:02x}/{id} is named by no version; gc removes it");
-            findings.add(Finding::new(Severity::Note, what));
+            findings.add(Finding::new(Severity::Note, what).mended_by(Repair::Sweep));
         }
     }
     Ok(())

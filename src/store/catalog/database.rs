@@ -32,12 +32,12 @@ pub(super) const EVENTS: TableDefinition<'static, u64, Bytes> = TableDefinition:
 pub(super) const ATTEMPTS: TableDefinition<'static, (u64, &'static str, u32), Bytes> = TableDefinition::new("attempts");
 /// Versions by tag.
 pub(super) const TAGS: TableDefinition<'static, &'static str, u64> = TableDefinition::new("tags");
-/// Single records by name: "pointers", "created", "commits".
+/// Single records by name: "pointers", "created", "commits", "upkeep".
 pub(super) const SINGLE: TableDefinition<'static, &'static str, Bytes> = TableDefinition::new("single");
 
 /// The catalog's file as redb sees it. It takes no lock: the store holds one on its format file for as long as it is open.
 #[derive(Debug)]
-struct Backend(HostFile);
+pub(super) struct Backend(HostFile);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
@@ -154,8 +154,15 @@ impl Store {
     }
 }
 
-fn backend(file: &HostFile) -> Result<Backend> {
+pub(super) fn backend(file: &HostFile) -> Result<Backend> {
     Ok(Backend(file.try_clone().map_err(|error| StoreError::io("open catalog.redb", error))?))
+}
+
+impl Backend {
+    /// Opens the database as it is.
+    pub(super) fn open(self, builder: &redb::Builder) -> std::result::Result<Database, redb::DatabaseError> {
+        builder.create_with_backend(self)
+    }
 }
 
 impl Session {

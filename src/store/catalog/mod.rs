@@ -5,6 +5,7 @@
 
 mod database;
 mod listing;
+mod pages;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -17,6 +18,8 @@ use redb::ReadableTable;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::pages::Pages;
+pub(super) use self::pages::check as check_pages;
 pub use self::transaction::Transaction;
 use super::codec;
 use super::counters::Ids;

@@ -154,6 +154,11 @@ impl<'a> Transaction<'a> {
         self.run("remove a tag", |transaction| Ok(transaction.open_table(TAGS)?.remove(name).map(drop)?))
     }
 
+    /// Removes an entry of the index by digest.
+    pub fn remove_digest(&mut self, digest: Digest) -> Result<()> {
+        self.run("remove a digest", |transaction| Ok(transaction.open_table(DIGESTS)?.remove(digest.0).map(drop)?))
+    }
+
     /// Appends an event to the lineage: gives it its number and chains it to the one before.
     pub fn append_event(&mut self, at: Timestamp, version: Option<VersionId>, what: EventKind) -> Result<Event> {
         let (seq, previous) = match self.tip()? {

@@ -31,6 +31,25 @@ pub fn lineage(store: &Store, versions: &[VersionRecord]) -> Result<Vec<Finding>
     Ok(findings.into_list())
 }
 
+/// Where the events say that every tag leads now; `None` if one of them can't be read.
+pub fn tags(store: &Store) -> Result<Option<BTreeMap<String, VersionId>>> {
+    let mut tags = BTreeMap::new();
+    let mut from = EventSeq(0);
+    loop {
+        let page = store.catalog().event_seqs(from, BATCH)?;
+        let Some(last) = page.last() else { return Ok(Some(tags)) };
+        from = last.next();
+        for seq in page {
+            let Some(Some(event)) = Findings::default().unless_damaged(store.catalog().event(seq))? else { return Ok(None) };
+            match (event.what, event.version) {
+                (EventKind::Tagged { name }, Some(version)) => drop(tags.insert(name, version)),
+                (EventKind::Untagged { name }, Some(version)) if tags.get(&name) == Some(&version) => drop(tags.remove(&name)),
+                _ => {}
+            }
+        }
+    }
+}
+
 /// What the events say of a version.
 #[derive(Clone, Debug, Default)]
 struct Told {

@@ -10,7 +10,7 @@ use super::survey::{Hit, Survey};
 use super::{CACHE_BYTES, VerifyError, report, with_trees};
 use crate::clock::Clock;
 use crate::ids::{Digest, ObjectId};
-use crate::store::record::Location;
+use crate::store::record::{Location, ScrubProgress};
 use crate::store::verify::{Finding, Findings, Severity};
 use crate::store::{Store, StoreError};
 use crate::tree::nodes::{NodeSource, Nodes};
@@ -18,6 +18,8 @@ use crate::tree::{Snapshot, Tree};
 
 /// How many object records are read at once.
 const BATCH: usize = 1024;
+/// How many damaged objects are remembered from one mount to the next.
+const MOST_DAMAGED: usize = 1000;
 /// The longest wait in one piece, so that a scrub that is told to stop does.
 const NAP: Duration = Duration::from_millis(500);
 
@@ -80,18 +82,38 @@ pub struct Scrubbed {
 
 /// Reads every object and compares it with its digest. It runs beside everything else: an object that goes meanwhile is none of its concern.
 pub fn scrub(store: &Arc<Store>, pace: &Pace<'_>, stop: &AtomicBool) -> Result<Scrubbed, VerifyError> {
-    let mut scrubbed = Scrubbed::default();
+    let begun = ScrubProgress { begun_at: pace.clock.now(), next: ObjectId(0), objects: 0, bytes: 0, damaged: Vec::new() };
+    scrub_from(store, begun, pace, stop, &mut |_| Ok(()))
+}
+
+/// The same from where another scrub has come to; `told` hears how far it is, after each object.
+pub fn scrub_from(
+    store: &Arc<Store>,
+    mut progress: ScrubProgress,
+    pace: &Pace<'_>,
+    stop: &AtomicBool,
+    told: &mut dyn FnMut(&ScrubProgress) -> Result<(), StoreError>,
+) -> Result<Scrubbed, VerifyError> {
     let mut damaged: HashMap<ObjectId, String> = HashMap::new();
-    let mut from = ObjectId(0);
-    while let page = store.catalog().object_ids(from, BATCH)?
-        && let Some(last) = page.last()
+    for id in progress.damaged.clone() {
+        // What is wrong with it is found once more.
+        read(store, id, pace, stop, &mut Scrubbed::default(), &mut damaged)?;
+    }
+    let mut scrubbed = Scrubbed { objects: progress.objects, bytes: progress.bytes, findings: Vec::new() };
+    while let page = store.catalog().object_ids(progress.next, BATCH)?
+        && !page.is_empty()
     {
-        from = last.next();
         for id in page {
             if stop.load(Ordering::Relaxed) {
                 return Err(VerifyError::Stopped);
             }
+            let before = damaged.len();
             read(store, id, pace, stop, &mut scrubbed, &mut damaged)?;
+            if damaged.len() > before && progress.damaged.len() < MOST_DAMAGED {
+                progress.damaged.push(id);
+            }
+            progress = ScrubProgress { next: id.next(), objects: scrubbed.objects, bytes: scrubbed.bytes, ..progress };
+            told(&progress)?;
         }
     }
     let mut findings = Findings::default();
@@ -125,9 +147,14 @@ fn read(
     }
     let paced = |bytes: u64| {
         pace.wait(bytes, stop);
-        Ok(())
+        // The error only ends the reading.
+        if stop.load(Ordering::Relaxed) { Err(StoreError::damaged("stopped")) } else { Ok(()) }
     };
-    let what = match store.objects().digest_at_pace(id, &paced) {
+    let digest = store.objects().digest_at_pace(id, &paced);
+    if stop.load(Ordering::Relaxed) {
+        return Err(VerifyError::Stopped);
+    }
+    let what = match digest {
         Ok(digest) if digest == record.digest => None,
         Ok(_) => Some(format!("object {id}: its bytes in {} are not what was sealed", place(id, &record.location))),
         // EIO on a block is damage, too: what the disk does not give back is lost.
@@ -194,4 +221,22 @@ fn name(store: &Arc<Store>, damaged: &HashMap<ObjectId, String>, findings: &mut 
         }
     }
     Ok(())
+}
+
+/// The bytes of all contents: what a scrub will read.
+pub fn content_bytes(store: &Store) -> Result<u64, StoreError> {
+    let (mut total, mut from) = (0, ObjectId(0));
+    while let page = store.catalog().object_ids(from, BATCH)?
+        && let Some(last) = page.last()
+    {
+        from = last.next();
+        for id in page {
+            if let Ok(Some(record)) = store.catalog().object(id)
+                && !matches!(record.location, Location::Alias(_))
+            {
+                total += record.len;
+            }
+        }
+    }
+    Ok(total)
 }

@@ -180,7 +180,8 @@ pub fn blocks(snapshot: &Snapshot, ino: Ino, record: &InodeRecord) -> FsResult<u
             Ok(Some(file)) => file.metadata().map_err(|error| FsError::host("stat an object", error))?.blocks(),
             // Bytes that are being written have no name yet; the size is as good a guess as any.
             Ok(None) => pages(snapshot.store.objects().len(*object).unwrap_or(record.size).min(record.size)),
-            Err(error) => return Err(error.into()),
+            // What can't be read can still be listed, and removed.
+            Err(_) => pages(record.size),
         },
         (FileKind::Regular, Content::Extents) => {
             snapshot.extents(ino)?.iter().map(|(_, extent)| extent.len.div_ceil(512)).sum::<u64>().min(pages(record.size))
