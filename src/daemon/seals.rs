@@ -37,8 +37,8 @@ pub(super) struct Sealing {
     pub(super) version: VersionId,
     /// Who asked for it.
     replies: Vec<Sender<Reply>>,
-    /// Set if it is to be rejected as soon as it is sealed: its ground is gone and its changes overlap.
-    conflict: Option<Reason>,
+    /// It goes down as it is sealed: its ground is gone and its changes overlap.
+    conflict: bool,
 }
 
 impl Dispatcher {
@@ -104,7 +104,7 @@ impl Dispatcher {
                 };
                 let message = message.or(held.and_then(|hold| hold.message));
                 self.warnings.remove("freeze");
-                self.seal(frozen, message, replies, None);
+                self.seal(frozen, message, replies, false);
             }
             Ok(None) => self.nothing_to_commit(),
             Err(FsError::Busy) => self.settle_at = Some(self.clock.instant() + AGAIN),
@@ -119,7 +119,7 @@ impl Dispatcher {
         }
     }
 
-    fn seal(&mut self, frozen: Frozen, message: Option<String>, replies: Vec<Sender<Reply>>, conflict: Option<Reason>) {
+    fn seal(&mut self, frozen: Frozen, message: Option<String>, replies: Vec<Sender<Reply>>, conflict: bool) {
         self.drain_staging();
         self.staging_base = if frozen.is_unchanged() { frozen.parent() } else { frozen.version() };
         self.sealing = Some(Sealing { version: frozen.version(), replies, conflict });
@@ -127,7 +127,7 @@ impl Dispatcher {
     }
 
     /// The open version could not follow staging's way back: it is sealed as what it is, and becomes a ghost.
-    pub(super) fn seal_conflict(&mut self, frozen: Frozen, with: VersionId, paths: &[Vec<u8>]) {
+    pub(super) fn seal_conflict(&mut self, mut frozen: Frozen, with: VersionId, paths: &[Vec<u8>]) {
         let paths = paths.iter().take(100).map(|path| String::from_utf8_lossy(path).into_owned()).collect();
         let base = self.staging_base;
         // A job that is under way goes on: what it still writes is not to be sealed as if it were all of it.
@@ -138,7 +138,8 @@ impl Dispatcher {
         if let Some(Err(error)) = self.hold.as_ref().map(|hold| hold.save(&self.store)) {
             self.warn("hold".to_owned(), format!("what became of the version that was begun can't be written: {error}"));
         }
-        self.seal(frozen, message, Vec::new(), Some(Reason::Conflict { with, paths }));
+        frozen.reject(Reason::Conflict { with, paths });
+        self.seal(frozen, message, Vec::new(), true);
         // Staging itself stands on the new base already.
         self.staging_base = base;
     }
@@ -152,7 +153,7 @@ impl Dispatcher {
         let sealing = self.sealing.take_if(|sealing| sealing.version == version);
         let (replies, conflict) = sealing.map_or_else(Default::default, |sealing| (sealing.replies, sealing.conflict));
         self.drain_staging();
-        if self.hold.is_none() && conflict.is_none() {
+        if self.hold.is_none() && !conflict {
             self.release_hold();
         }
         let doc = VersionDoc::from(&record);
@@ -163,11 +164,10 @@ impl Dispatcher {
         self.shared.publish(&self.history, [version]);
         self.stir_retention();
         tracing::info!("{version} sealed");
-        match (state, conflict) {
-            (VersionState::Aborted, _) => {}
-            (VersionState::Ghost, _) => self.lost(&doc),
-            (_, Some(reason)) => self.todo.push_front(Todo::Reject(version, reason)),
-            (_, None) => self.begin_checks(version),
+        match state {
+            VersionState::Aborted => {}
+            VersionState::Ghost => self.went_down(&doc),
+            _ => self.begin_checks(version),
         }
         for reply in replies {
             let _ = reply.send(match (state, &doc.reason) {
@@ -180,11 +180,15 @@ impl Dispatcher {
         }
     }
 
-    /// The disk took files of a version before it was sealed: it is a ghost already, and staging goes back to what is below it.
-    fn lost(&mut self, doc: &VersionDoc) {
+    /// A version was sealed as a ghost: it overlapped with what was rejected, and staging has left it behind; or the disk took files of
+    /// it, and staging goes back to what is below it.
+    fn went_down(&mut self, doc: &VersionDoc) {
         let version = doc.version;
         let why = doc.reason.as_ref().map(crate::lineage::text::why).unwrap_or_default();
-        tracing::error!("{version} was rejected: {why}");
+        tracing::info!("{version} rejected: {why}");
+        if !matches!(doc.reason, Some(Reason::Unreadable { .. })) {
+            return;
+        }
         self.warn(format!("lost {version}"), format!("{version} was rejected: {why}; what can be read of it is in ghosts/{version}"));
         if self.history.base() != self.staging_base {
             self.todo.push_front(Todo::Restage { with: version });

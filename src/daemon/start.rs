@@ -164,8 +164,17 @@ impl Core {
         let options = StagingOptions { passthrough, ..StagingOptions::default() };
         let staging = Staging::new(snapshot, base, sender, Arc::clone(clock), options)
             .map_err(|error| DaemonError::Other(format!("the open version can't be recovered: {error}")))?;
-        for frozen in staging.take_recovered() {
+        for mut frozen in staging.take_recovered() {
             let version = frozen.version();
+            let ground = frozen.parent();
+            if ground != history.base() && history.landing(ground) == ground {
+                // Staging was put back from its ground by hand, and it could not follow: a crash came before it was sealed as a ghost.
+                let root = history.get(history.base()).and_then(|record| record.root);
+                let onto = root.map(|root| Snapshot::new(Tree::stored(Arc::clone(&nodes), root), Arc::clone(store)));
+                let paths = onto.map_or_else(|| Ok(Vec::new()), |onto| frozen.overlaps(&onto));
+                let paths = paths.map_err(|error| DaemonError::Other(format!("{version} can't be compared: {error}")))?;
+                frozen.reject(Reason::Conflict { with: ground, paths });
+            }
             let record = match seal::seal(store, &frozen, None, clock.now()) {
                 Ok((record, _)) => record,
                 Err(error) => match seal::seal_as_ghost(store, &frozen, None, clock.now()) {

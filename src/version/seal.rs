@@ -11,8 +11,7 @@ use crate::ids::{Digest, ObjectId, VersionId};
 use crate::store::event::EventKind;
 use crate::store::record::{ChangeCounts, ObjectRecord, Reason, VersionRecord, VersionState, Writer};
 use crate::store::{Loss, SealObject, Store, StoreError, is_lost};
-use crate::tree::key::{Content, Value};
-use crate::tree::{ChangeKind, Snapshot, TreeError, changes};
+use crate::tree::{ChangeKind, Merge, Snapshot, TreeError, changes, merge, object_of};
 
 /// A version that takes no more changes and is not in the catalog yet. It must be sealed, or given up.
 #[must_use = "a frozen version lives in memory alone until it is sealed"]
@@ -33,6 +32,8 @@ pub struct Frozen {
     /// Nothing differs from the parent but what came and went: staging goes on on top of the parent.
     pub(super) unchanged: bool,
     pub(super) done: AtomicBool,
+    /// Set if it goes down in the moment in which it is sealed.
+    pub(super) rejected: Option<Reason>,
 }
 
 impl Frozen {
@@ -78,6 +79,20 @@ impl Frozen {
         self.unchanged
     }
 
+    /// It is a ghost as soon as it is sealed: staging has left its ground, and its changes could not follow. Nothing comes to stand on it.
+    pub fn reject(&mut self, reason: Reason) {
+        self.rejected = Some(reason);
+    }
+
+    /// The paths that both it and what lies between its ground and `onto` have changed; at most 100.
+    pub fn overlaps(&self, onto: &Snapshot) -> FsResult<Vec<String>> {
+        let paths = match merge(&self.base, onto, &self.snapshot)? {
+            Merge::Clean { .. } => Vec::new(),
+            Merge::Conflict { paths } => paths,
+        };
+        Ok(paths.iter().take(100).map(|path| String::from_utf8_lossy(path).into_owned()).collect())
+    }
+
     /// Gives it up: its bytes and its journal go. Nothing may stand on it.
     pub fn abandon(&self, store: &Store) -> FsResult<()> {
         self.journal.retire(store)?;
@@ -106,7 +121,7 @@ pub fn seal(store: &Store, frozen: &Frozen, message: Option<String>, at: Timesta
         return abort(store, frozen, record, at);
     }
     let sealed = store.objects().seal(&frozen.objects)?;
-    write(store, frozen, record, &sealed, None)
+    write(store, frozen, record, &sealed, frozen.rejected.clone())
 }
 
 /// For a version whose seal has failed again and again: if the disk took some of its files, it is sealed with what is left of them,
@@ -140,11 +155,7 @@ fn lost_paths(store: &Store, frozen: &Frozen, losses: &[Loss]) -> FsResult<Vec<S
     let mut paths = BTreeSet::new();
     for change in frozen.base.tree.diff(&frozen.snapshot.tree) {
         let change = change?;
-        let object = match change.new {
-            Some(Value::Inode(record)) if let Content::Object(object) = record.content => object,
-            Some(Value::Extent(extent)) => extent.object,
-            _ => continue,
-        };
+        let Some(object) = change.new.as_ref().and_then(object_of) else { continue };
         if paths.len() < 100 && lost(object)? {
             let path = frozen.snapshot.path_of(change.key.ino)?.unwrap_or_default();
             paths.insert(String::from_utf8_lossy(&path).into_owned());

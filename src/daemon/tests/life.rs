@@ -277,3 +277,47 @@ fn checks_run_again_by_hand_and_only_tell() {
     daemon.promoted(2);
     assert!(daemon.version(Request::Check { version: number(2), check: Some("v".to_owned()) }).passed);
 }
+
+#[test]
+fn a_rollback_is_not_undone_by_an_open_version_that_can_not_follow() {
+    let daemon = Daemon::new(JSON);
+    for (text, version) in [("1", 1), ("2", 2)] {
+        daemon.put("a.json", text);
+        daemon.commit();
+        daemon.promoted(version);
+    }
+    daemon.put("a.json", "3");
+    daemon.version(Request::Rollback { version: Some(number(1)) });
+    assert_eq!(daemon.verdict(3).reason, Some(Reason::Conflict { with: VersionId(2), paths: vec!["a.json".to_owned()] }));
+    assert_eq!(daemon.status().latest, VersionId(1));
+    assert_eq!(daemon.staging(), files(&[("a.json", "1")]));
+    daemon.put("b.json", "4");
+    daemon.commit();
+    assert_eq!(daemon.promoted(4).parent, Some(VersionId(1)));
+}
+
+#[test]
+fn nor_is_it_if_a_crash_comes_before_that_version_is_sealed() {
+    let daemon = Daemon::new(JSON);
+    for (text, version) in [("1", 1), ("2", 2)] {
+        daemon.put("a.json", text);
+        daemon.commit();
+        daemon.promoted(version);
+    }
+    let (daemon, mut dispatcher) = daemon.drive();
+    daemon.put("a.json", "3");
+    dispatcher.drain_staging();
+    dispatcher.work();
+    let decision = dispatcher.history.rolled_back(VersionId(1), SystemClock.now()).unwrap();
+    dispatcher.write(decision).unwrap();
+    let content = |version| dispatcher.shared.snapshot(dispatcher.history.get(VersionId(version)).unwrap()).unwrap();
+    let staging = &daemon.connections().staging;
+    let rebased = staging.rebase(&content(2), &content(1), VersionId(1)).unwrap();
+    staging.sync_all().unwrap();
+    drop(rebased);
+    take_apart(dispatcher);
+    let daemon = Daemon::start(daemon.dismantle(), JSON);
+    assert_eq!(daemon.show(3).reason, Some(Reason::Conflict { with: VersionId(2), paths: vec!["a.json".to_owned()] }));
+    assert_eq!(daemon.status().latest, VersionId(1));
+    assert_eq!(daemon.staging(), files(&[("a.json", "1")]));
+}

@@ -13,7 +13,7 @@ use crate::store::record::Outcome;
 const T1: VersionId = VersionId(1);
 
 /// Seals what is open, as the errand thread does; what the version changed is known at once.
-fn seal(daemon: &Daemon, dispatcher: &mut Dispatcher) {
+pub(super) fn seal(daemon: &Daemon, dispatcher: &mut Dispatcher) {
     dispatcher.drain_staging();
     dispatcher.work();
     let frozen = daemon.connections().staging.freeze(true).unwrap().unwrap();
@@ -22,7 +22,7 @@ fn seal(daemon: &Daemon, dispatcher: &mut Dispatcher) {
     dispatcher.sealed(record);
 }
 
-fn config(text: &str) -> Arc<Config> {
+pub(super) fn config(text: &str) -> Arc<Config> {
     Arc::new(Config::parse(text, std::path::Path::new("")).unwrap())
 }
 
@@ -87,7 +87,7 @@ fn committed(dispatcher: &mut Dispatcher) -> crossbeam::channel::Receiver<Reply>
 }
 
 /// Waits for the errand thread's seal and hands it on.
-fn await_seal(dispatcher: &mut Dispatcher) {
+pub(super) fn await_seal(dispatcher: &mut Dispatcher) {
     loop {
         if let Message::Errand(Report::Sealed(record)) = dispatcher.sources.messages.recv().unwrap() {
             return dispatcher.sealed(*record);

@@ -154,6 +154,7 @@ impl Staging {
             message: None,
             unchanged,
             done: AtomicBool::new(false),
+            rejected: None,
         })
     }
 

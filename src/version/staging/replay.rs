@@ -198,6 +198,7 @@ fn restore(cx: &Context, state: &mut State, base: Tree, told: Told, below: &[Fro
             journal,
             message,
             done: AtomicBool::new(false),
+            rejected: None,
         }));
     }
     if !found.repairs.is_empty() {
