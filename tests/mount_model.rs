@@ -16,6 +16,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOp
 use std::path::{Path as HostPath, PathBuf};
 
 use common::Sandbox;
+use common::overlay::Overlay;
 use model::{Answer, Claim, Dump, Entry, Fallocate, Focus, Kind, Lock, Model, Op, OpenHow, Outcome, Path, Rename, SLOTS, compare};
 use nix::fcntl::{AT_FDCWD, AtFlags, FallocateFlags, FcntlArg, RenameFlags};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags};
@@ -551,31 +552,6 @@ fn agrees_with_the_model(sandbox: &Sandbox, mode: Option<&str>) {
 #[test]
 fn a_mount_does_what_the_model_does() {
     agrees_with_the_model(&Sandbox::new(), None);
-}
-
-/// An overlay, on which the kernel stacks nothing more: a store on it is served from the cache, also for root.
-struct Overlay {
-    store: PathBuf,
-    _dir: tempfile::TempDir,
-}
-
-impl Overlay {
-    fn at(store: PathBuf) -> Self {
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let at = |name: &str| dir.path().join(name);
-        for path in [&at("lower"), &at("upper"), &at("work"), &store] {
-            fs::create_dir(path).unwrap();
-        }
-        let options = format!("lowerdir={},upperdir={},workdir={}", at("lower").display(), at("upper").display(), at("work").display());
-        nix::mount::mount(Some("overlay"), &store, Some("overlay"), nix::mount::MsFlags::empty(), Some(options.as_str())).unwrap();
-        Self { store, _dir: dir }
-    }
-}
-
-impl Drop for Overlay {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.store, nix::mount::MntFlags::MNT_DETACH);
-    }
 }
 
 #[test]

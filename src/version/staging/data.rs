@@ -7,6 +7,7 @@ use nix::unistd::Whence;
 use super::Staging;
 use super::extents;
 use super::privileges::{drop_capability, without_set_id};
+use super::share::CopyRange;
 use super::state::{Pending, put_record};
 use super::types::{Caller, Handle, Seek};
 use super::working::{CopyUp, FileCell, Host, Work};
@@ -249,12 +250,13 @@ impl Staging {
         if same && offset < to_offset.saturating_add(len) && to_offset < offset.saturating_add(len) {
             return Err(FsError::Invalid);
         }
+        let range = CopyRange { from: offset, to: to_offset, len };
         if !same
-            && offset == 0
-            && to_offset == 0
-            && let Some(shared) = self.share(caller, &source.cell, &target.cell, len)?
+            && len > 0
+            && to_offset.checked_add(len).is_some_and(|end| end <= MAX_SIZE)
+            && self.share(caller, &source.cell, &target.cell, &range)?
         {
-            return Ok(shared);
+            return Ok(len);
         }
         let mut done = 0;
         let len = len.min(COPY_AT_ONCE);
@@ -271,34 +273,6 @@ impl Staging {
             }
         }
         Ok(done)
-    }
-
-    /// Lets an empty file have the whole content of another: both name one sealed object, and nothing is copied.
-    fn share(&self, caller: &Caller, source: &FileCell, target: &FileCell, len: u64) -> FsResult<Option<u64>> {
-        let mut work = target.work.write();
-        let mut state = self.lock();
-        let (from, into) = (state.record(source.ino)?, state.record(target.ino)?);
-        let Content::Object(object) = from.content else { return Ok(None) };
-        let in_passthrough = |ino: &Ino| state.files.get(ino).is_some_and(|file| file.backing.is_some());
-        let sealed = state.pending(source.ino, object).is_none() && !state.orphans.contains_key(&source.ino);
-        if !sealed || into.size != 0 || from.size == 0 || len < from.size || in_passthrough(&source.ino) || in_passthrough(&target.ino) {
-            return Ok(None);
-        }
-        let orphan = state.orphans.contains_key(&target.ino);
-        let version = if orphan { into.changed_in } else { state.begin(caller, &self.cx) };
-        *work = Work::Stored;
-        if let Content::Object(old) = into.content {
-            state.drop_object(&self.cx, target.ino, old);
-        }
-        let mut edits = state.drop_extents(&self.cx, target.ino)?;
-        edits.extend(drop_capability(&self.snapshot_of(&state, target.ino), target.ino)?);
-        let now = self.now();
-        let perm = if caller.uid == 0 { into.perm } else { without_set_id(&into, caller) };
-        let content = Content::Object(object);
-        let record = InodeRecord { size: from.size, content, mtime: now, ctime: now, perm, changed_in: version, ..(*into).clone() };
-        edits.push(put_record(target.ino, record));
-        state.apply(edits)?;
-        Ok(Some(from.size))
     }
 }
 

@@ -30,6 +30,12 @@ pub(super) fn replace(
     object: Option<ObjectId>,
     earlier: &[Edit],
 ) -> FsResult<Vec<Edit>> {
+    let piece = object.filter(|_| from < to).map(|object| (from, Extent { len: to - from, object, start: from }));
+    put(snapshot, ino, from, to, piece.into_iter().collect(), earlier)
+}
+
+/// Edits after which `from..to` is these pieces, which lie in it, and holes between them.
+pub(super) fn put(snapshot: &Snapshot, ino: Ino, from: u64, to: u64, pieces: Vec<(u64, Extent)>, earlier: &[Edit]) -> FsResult<Vec<Edit>> {
     // One byte more on each side, to see the neighbours that may join.
     let window = (from.saturating_sub(1), to.saturating_add(1));
     let old: Vec<(u64, Extent)> = match earlier {
@@ -48,9 +54,7 @@ pub(super) fn replace(
             new.push((at, Extent { len: end - at, start: extent.start + skipped, object: extent.object }));
         }
     }
-    if let (Some(object), true) = (object, from < to) {
-        new.push((from, Extent { len: to - from, object, start: from }));
-    }
+    new.extend(pieces);
     new.sort_unstable_by_key(|(at, _)| *at);
     let new = join(new);
     let mut edits: Vec<Edit> =

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `state` | the namespace behind one lock, and the edits that everything goes through |
 //! | `namespace`, `rename`, `attr`, `xattr`, `dirs`, `privileges` | operations on it |
-//! | `handles`, `data`, `truncate`, `working`, `extents` | open files and their bytes |
+//! | `handles`, `data`, `truncate`, `working`, `extents`, `share` | open files and their bytes |
 //! | `journal`, `replay` | what makes the open version survive |
 //! | `lifecycle`, `rebase`, `restore` | freeze, discard, carry over, put back |
 //!
@@ -27,6 +27,7 @@ mod rename;
 mod replay;
 mod restore;
 mod scratch;
+mod share;
 mod state;
 #[cfg(test)]
 mod tests;
