@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::disk::{Dice, KEPT, Lie, SimulatedDisk};
 use super::*;
 use crate::ids::{EventSeq, Ino};
-use crate::retain::gc::Collector;
+use crate::retain::gc::{Collector, GcError};
 use crate::store::event::Event;
 use crate::store::record::{Pointers, VersionRecord};
 use crate::store::verify::{self, Severity};
@@ -19,28 +19,28 @@ use crate::tree::{Nodes, Snapshot, Tree};
 const CRASHES: usize = 300;
 const OF_ONE: usize = 60;
 
-type Files = BTreeMap<String, String>;
+pub(super) type Files = BTreeMap<String, String>;
 
 /// What the catalog says, all of it but the events.
-type Said = (Vec<VersionRecord>, Pointers, Vec<(String, VersionId)>, usize);
+pub(super) type Said = (Vec<VersionRecord>, Pointers, Vec<(String, VersionId)>, usize);
 
 /// What was done, and what was said of it when. Numbers are lengths of the disk's record.
 #[derive(Default)]
-struct Recorded {
-    begun: usize,
-    events: Vec<Event>,
+pub(super) struct Recorded {
+    pub(super) begun: usize,
+    pub(super) events: Vec<Event>,
     /// So many events were in the catalog then.
-    told: Vec<(usize, usize)>,
-    contents: BTreeMap<VersionId, Files>,
+    pub(super) told: Vec<(usize, usize)>,
+    pub(super) contents: BTreeMap<VersionId, Files>,
     /// Files whose fsync had returned.
-    fsynced: Vec<(usize, String, String)>,
+    pub(super) fsynced: Vec<(usize, String, String)>,
     /// When something began that may take a file's bytes away (`*`: any file's).
-    touched: Vec<(usize, String)>,
+    pub(super) touched: Vec<(usize, String)>,
     /// Whether a version was held, or it is not known for sure.
-    held: Vec<(usize, Option<bool>)>,
+    pub(super) held: Vec<(usize, Option<bool>)>,
 }
 
-fn content(snapshot: &Snapshot) -> Files {
+pub(super) fn content(snapshot: &Snapshot) -> Files {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let entries = snapshot.entries(Ino::ROOT, 0, 1000).unwrap();
     entries.into_iter().map(|(name, ino, _)| (text(&name), text(&snapshot.read(ino, 0, 1 << 20).unwrap()))).collect()
@@ -197,15 +197,19 @@ impl Workload<'_> {
     }
 }
 
-fn sweep(daemon: &Daemon) {
+pub(super) fn sweep(daemon: &Daemon) {
     let store = &daemon.connections().shared.store;
     let staging = &daemon.connections().staging;
     let live = || vec![staging.snapshot().unwrap().tree];
-    let _ = Collector::new(store, &live, &AtomicBool::new(false)).collect().unwrap();
+    // The daemon's own sweep may be under way.
+    while let Err(error) = Collector::new(store, &live, &AtomicBool::new(false)).collect() {
+        assert!(matches!(error, GcError::Busy), "{error}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Waits until nothing is checked and nothing waits for promotion.
-fn quiet(daemon: &Daemon) {
+pub(super) fn quiet(daemon: &Daemon) {
     let begun = Instant::now();
     loop {
         let status = daemon.status();
@@ -217,7 +221,7 @@ fn quiet(daemon: &Daemon) {
     }
 }
 
-fn fast_dir() -> tempfile::TempDir {
+pub(super) fn fast_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
@@ -243,7 +247,7 @@ fn record(seed: u64, disk: &Arc<SimulatedDisk>) -> Recorded {
 }
 
 /// What the catalog says is what it said at that commit whenever it was looked at, the lineage is the one that was told, and all is whole.
-fn verify_store(recorded: &Recorded, at: usize, path: &Path, commits: &mut HashMap<u64, Said>) {
+pub(super) fn verify_store(recorded: &Recorded, at: usize, path: &Path, commits: &mut HashMap<u64, Said>) {
     let store = Arc::new(Store::open(path).unwrap());
     let catalog = store.catalog();
     let events = catalog.events(EventSeq(0)).unwrap();
@@ -268,7 +272,7 @@ fn verify_store(recorded: &Recorded, at: usize, path: &Path, commits: &mut HashM
 }
 
 /// The daemon starts on it, comes to rest, and what was fsynced is somewhere; then work goes on.
-fn verify_daemon(recorded: &Recorded, at: usize, dir: tempfile::TempDir) -> tempfile::TempDir {
+pub(super) fn verify_daemon(recorded: &Recorded, at: usize, dir: tempfile::TempDir) -> tempfile::TempDir {
     let mut daemon = Daemon::start_over(dir, JSON, None);
     quiet(&daemon);
     let status = daemon.status();
