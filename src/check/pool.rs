@@ -17,7 +17,7 @@ pub enum Work {
     /// Runs a command.
     Command(CommandJob),
     /// Runs a check of our own.
-    Builtin(BuiltinJob),
+    Builtin(Box<BuiltinJob>),
 }
 
 /// One attempt.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::value::size_text;
-use super::{Action, Config, Severity, limits, rules};
+use super::{Action, Config, Severity, limits, options, rules};
 
 /// The configuration that `init` writes: the defaults, with a word on each.
 pub const DEFAULT_FILE: &str = r#"# shadowfs.toml: read at mount, and again by itself when it changes.
@@ -131,6 +131,7 @@ fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
             writeln!(out, "timeout = {}", duration(check.timeout))?;
         }
         limits::write(&check.limits, Some(&checks.limits), out)?;
+        options::write(&check.options, out)?;
         out.push('\n');
     }
     for rule in metric {

@@ -6,6 +6,7 @@
 mod default;
 mod limits;
 mod notify;
+mod options;
 mod parse;
 mod rules;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use default::DEFAULT_FILE;
 pub use limits::CommandLimits;
 pub use notify::{Notify, Topic};
+pub use options::{Columns, FieldType, Options};
 pub use parse::BUILTINS;
 pub use rules::{METRIC_NAME, MetricRule};
 
@@ -138,7 +140,7 @@ pub struct User {
 }
 
 /// One `[[check]]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Check {
     /// Its name: letters, digits, `-`, `_` and `.`.
     pub name: String,
@@ -156,6 +158,8 @@ pub struct Check {
     pub timeout: Duration,
     /// What its command may use; `[checks]` has it for all.
     pub limits: CommandLimits,
+    /// What a built-in check is told.
+    pub options: Options,
 }
 
 impl Check {
@@ -172,6 +176,7 @@ impl Check {
             user: None,
             timeout,
             limits,
+            options: Options::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::limits;
+use super::options;
 use super::rules;
 use super::value::{Section, Source, sections};
 use super::{Action, Check, Checks, Config, ConfigError, Ghosts, Promotion, PromotionMode, Retention, Scrub, Severity, Staging, User};
@@ -133,7 +134,8 @@ fn read_check_list(source: Source<'_>, table: &DeTable<'_>, usual: &Checks) -> R
 }
 
 fn read_check(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>, usual: &Checks) -> Result<Check, ConfigError> {
-    let known = [&["name", "run", "builtin", "paths", "unless", "severity", "user", "timeout"][..], &limits::KEYS].concat();
+    let known =
+        [&["name", "run", "builtin", "paths", "unless", "severity", "user", "timeout"][..], &limits::KEYS, &options::keys()].concat();
     let section = Section::new(source, "[[check]]", table, span, &known)?;
     let name = read_name(&section, "[[check]]", "check")?;
     let severities = [Severity::Error, Severity::Warn].map(|severity| (severity.as_str(), severity));
@@ -149,11 +151,12 @@ fn read_check(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>, usual
         user: read_user(&section)?,
         timeout: read_timeout(&section, usual.timeout)?,
         limits: limits::read(&section, &usual.limits)?,
+        options: options::read(&section, section.text("builtin")?)?,
         name,
     })
 }
 
-fn read_globs(section: &Section<'_>, key: &str) -> Result<Vec<String>, ConfigError> {
+pub(super) fn read_globs(section: &Section<'_>, key: &str) -> Result<Vec<String>, ConfigError> {
     let globs = section.texts(key)?.unwrap_or_default();
     for glob in &globs {
         if let Err(error) = globset::GlobBuilder::new(glob).literal_separator(true).build() {

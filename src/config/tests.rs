@@ -248,7 +248,38 @@ proptest! {
             user: manual.then(|| User { name: "root".to_owned(), uid: 0, gid: 0 }),
             timeout: Duration::from_secs(if manual { 7 } else { 300 }),
             limits: CommandLimits { memory: manual.then_some(1 << 21), output: 77, ..config.checks.limits.clone() },
+            options: Options::default(),
         }).collect();
+        let text = config.to_toml();
+        prop_assert_eq!(parse(&text).map_err(|error| error.to_string()), Ok(config), "{}", text);
+    }
+
+    #[test]
+    fn options_are_written_out_and_read_back(column in "\\PC{0,9}", byte in "[ -!#-~\t]", size in 0u64..1 << 40, percent in 0u32..=100_000) {
+        let csv = Options {
+            delimiter: byte.as_bytes()[0],
+            columns: Columns::Equal,
+            types: [(column.clone(), FieldType::Date), ("b".to_owned(), FieldType::Integer)].into(),
+            ranges: [(column.clone(), (-1.5, 1e20))].into(),
+            required: vec![column],
+            ..Options::default()
+        };
+        let size = Options {
+            min_files: Some(1),
+            max_files: Some(size),
+            min_bytes: Some(0),
+            max_bytes: Some(size),
+            max_file_bytes: Some(size + 1),
+            max_growth: Some(Percent(percent)),
+            max_shrink: Some(Percent(percent)),
+            ..Options::default()
+        };
+        let deletes = Options { max_deleted: Percent(percent), ignore_below: 0, ..Options::default() };
+        let names = Options { allow: vec!["*.csv".to_owned()], forbid: vec!["**/.*".to_owned(), "a".to_owned()], ..Options::default() };
+        let parquet = Options { columns: Columns::Any, ..Options::default() };
+        let all = [("csv", csv), ("size", size), ("deletes", deletes), ("names", names), ("parquet", parquet)];
+        let check = |(name, options): (&str, Options)| Check { options, ..Check::new(name, Action::Builtin(name.to_owned())) };
+        let config = Config { check: all.into_iter().map(check).collect(), ..Config::default() };
         let text = config.to_toml();
         prop_assert_eq!(parse(&text).map_err(|error| error.to_string()), Ok(config), "{}", text);
     }

@@ -53,11 +53,17 @@ impl<'a> Section<'a> {
         Ok(Self { source, title, table, span })
     }
 
+    /// The value of `key` as it stands there.
+    pub(super) fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.get(key)
+    }
+
     fn get(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
         self.table.get(key)
     }
 
-    fn wrong(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) -> ConfigError {
+    /// A refusal of a value that is not what was wanted.
+    pub(super) fn wrong(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) -> ConfigError {
         let found = match value.get_ref() {
             DeValue::String(text) => format!("\"{text}\""),
             DeValue::Integer(number) => number.to_string(),

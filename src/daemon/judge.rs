@@ -264,8 +264,9 @@ impl Dispatcher {
                 let (content, base) = (content(record)?, content(ground)?);
                 let plan = Plan::new(&start.check).map_err(|error| error.to_string())?;
                 let changes = Arc::clone(&run.changes.list);
-                Ok(Work::Builtin(BuiltinJob {
+                Ok(Work::Builtin(Box::new(BuiltinJob {
                     name: name.clone(),
+                    options: start.check.options.clone(),
                     version: content,
                     base,
                     changes,
@@ -273,7 +274,7 @@ impl Dispatcher {
                     log,
                     timeout,
                     output: limits.output,
-                }))
+                })))
             }
         }
     }

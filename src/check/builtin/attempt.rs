@@ -10,6 +10,7 @@ use crate::check::Plan;
 use crate::check::cancel::Cancel;
 use crate::check::output::Output;
 use crate::clock::Clock;
+use crate::config::Options;
 use crate::store::record::Outcome;
 use crate::tree::{PathChange, Snapshot};
 
@@ -18,6 +19,8 @@ use crate::tree::{PathChange, Snapshot};
 pub struct BuiltinJob {
     /// Its name, as in the configuration (`builtin = NAME`).
     pub name: String,
+    /// What it was told in the configuration.
+    pub options: Options,
     /// The version to check.
     pub version: Snapshot,
     /// What it stands on.
@@ -50,7 +53,7 @@ impl Write for Log<'_> {
 
 /// Tries a check: how it ended, and the numbers that it reported.
 pub(in crate::check) fn attempt(job: &BuiltinJob, cancel: &Cancel, clock: &dyn Clock) -> (Outcome, Vec<(String, f64)>) {
-    let Some(check) = by_name(&job.name) else {
+    let Some(check) = by_name(&job.name, &job.options) else {
         return (Outcome::CouldNotStart { why: format!("there is no built-in check \"{}\"", job.name) }, Vec::new());
     };
     let mut output = match Output::create(&job.log, job.output) {

@@ -6,26 +6,34 @@ use std::io::{self, BufRead as _};
 
 use csv_core::ReadFieldResult;
 
+use super::fields::Wanted;
 use super::file::{File, Reader};
 use super::report::{Place, Report, counted, quoted};
 use super::{Builtin, Context, Verdict, each_file, judge};
+use crate::config::{Columns, Options};
 
 /// The longest header that is read, in bytes, and the most columns that it has.
 const HEADER_BYTES: usize = 1 << 20;
 const HEADER_COLUMNS: usize = 100_000;
 
-pub(super) struct Csv;
+pub(super) struct Csv {
+    pub(super) options: Options,
+}
 
 impl Builtin for Csv {
     fn run(&self, cx: &mut Context<'_>) -> Verdict {
         judge(cx, |view, report| {
             report.add("rows", 0);
             each_file(view, report, |path, file, report| {
-                let Some(header) = rows(file, report)? else { return Ok(()) };
-                if let Some(base) = view.base_file(path)?
-                    && let Header::Columns(before) = Fields::new(&base).header()?
+                let Some(header) = rows(file, &self.options, report)? else { return Ok(()) };
+                if self.options.columns != Columns::Any
+                    && let Some(base) = view.base_file(path)?
+                    && let Header::Columns(before) = Fields::new(&base, self.options.delimiter).header()?
                 {
                     columns(&before, &header, report);
+                    if self.options.columns == Columns::Equal {
+                        new_columns(&before, &header, report);
+                    }
                 }
                 Ok(())
             })
@@ -73,10 +81,10 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn new(file: &File<'a>) -> Self {
+    fn new(file: &File<'a>, delimiter: u8) -> Self {
         Self {
             reader: file.reader(0),
-            parser: csv_core::Reader::new(),
+            parser: csv_core::ReaderBuilder::new().delimiter(delimiter).build(),
             out: vec![0; 8 << 10],
             line: 1,
             column: 1,
@@ -171,8 +179,8 @@ fn advance(line: &mut u64, column: &mut u64, bytes: &[u8]) {
 }
 
 /// Looks at all rows, and gives the header unless it is no header at all.
-fn rows(file: &File<'_>, report: &mut Report<'_>) -> io::Result<Option<Vec<Vec<u8>>>> {
-    let mut fields = Fields::new(file);
+fn rows(file: &File<'_>, options: &Options, report: &mut Report<'_>) -> io::Result<Option<Vec<Vec<u8>>>> {
+    let mut fields = Fields::new(file, options.delimiter);
     let header = match fields.header()? {
         Header::Columns(header) => header,
         Header::None => return Ok(Some(Vec::new())),
@@ -186,10 +194,15 @@ fn rows(file: &File<'_>, report: &mut Report<'_>) -> io::Result<Option<Vec<Vec<u
         }
     };
     let expected = header.len() as u64;
+    let wanted: Vec<Wanted> = header.iter().map(|column| Wanted::of(options, column)).collect();
+    missing_columns(options, &header, report);
+    let mut kept = Vec::new();
     let mut nulls = vec![0u64; header.len()];
     let (mut rows, mut count, mut surplus) = (0, 0u64, None);
     loop {
-        match fields.next(&mut |_| {})? {
+        let own = usize::try_from(count).ok().and_then(|count| wanted.get(count)).copied().unwrap_or_default();
+        kept.clear();
+        match fields.next(&mut |piece| own.keep(piece, &mut kept))? {
             Next::End => break,
             Next::Open(place) => {
                 report.find(place, "the quote that opens here is never closed");
@@ -198,6 +211,11 @@ fn rows(file: &File<'_>, report: &mut Report<'_>) -> io::Result<Option<Vec<Vec<u
             Next::Field { place, len, last } => {
                 if let Some(nulls) = nulls.get_mut(usize::try_from(count).unwrap_or(usize::MAX)) {
                     *nulls += u64::from(len == 0);
+                }
+                if let Some(what) = own.refuses(&kept, len) {
+                    let column = usize::try_from(count).ok().and_then(|count| header.get(count));
+                    let column = quoted(column.map_or(&[][..], Vec::as_slice));
+                    report.find(place, format_args!("column {column}: {what}"));
                 }
                 count += 1;
                 if count == expected + 1 {
@@ -221,6 +239,23 @@ fn rows(file: &File<'_>, report: &mut Report<'_>) -> io::Result<Option<Vec<Vec<u
         report.add_nulls(column, nulls);
     }
     Ok(Some(header))
+}
+
+/// Columns that something is wanted of must be there.
+fn missing_columns(options: &Options, header: &[Vec<u8>], report: &mut Report<'_>) {
+    let mut wanted: Vec<&String> = options.types.keys().chain(options.ranges.keys()).chain(&options.required).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    for column in wanted.into_iter().filter(|column| !header.iter().any(|known| known == column.as_bytes())) {
+        report.find(Place::Line(1), format_args!("there is no column {}", quoted(column.as_bytes())));
+    }
+}
+
+/// Columns that were not there before.
+fn new_columns(before: &[Vec<u8>], header: &[Vec<u8>], report: &mut Report<'_>) {
+    for column in header.iter().filter(|column| !before.contains(column)) {
+        report.find(Place::Line(1), format_args!("the column {} is new; columns must stay as they are", quoted(column)));
+    }
 }
 
 /// Compares a header with the one before. Where nothing is gone, the first column that stands elsewhere says it all.

@@ -7,6 +7,7 @@
 mod attempt;
 mod counts;
 mod csv;
+mod fields;
 mod file;
 mod json;
 mod manifest;
@@ -27,6 +28,7 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use crate::config::Options;
 use crate::tree::key::{FileKind, InodeRecord};
 use crate::tree::{ChangeKind, PathChange, Snapshot, TreeError};
 use file::{File, Halt, Stop};
@@ -94,18 +96,19 @@ pub trait Builtin: Send + Sync {
     fn run(&self, cx: &mut Context<'_>) -> Verdict;
 }
 
-/// The check that the configuration calls `name`.
+/// The check that the configuration calls `name`, with its options.
 #[must_use]
-pub fn by_name(name: &str) -> Option<Box<dyn Builtin>> {
+pub fn by_name(name: &str, options: &Options) -> Option<Box<dyn Builtin>> {
+    let own = || options.clone();
     Some(match name {
-        "csv" => Box::new(csv::Csv),
-        "deletes" => Box::new(counts::Deletes),
+        "csv" => Box::new(csv::Csv { options: own() }),
+        "deletes" => Box::new(counts::Deletes { most: options.max_deleted, fewest: options.ignore_below }),
         "json" => Box::new(json::Json),
         "jsonl" => Box::new(json::JsonLines),
         "manifest" => Box::new(manifest::Manifest),
-        "names" => Box::new(names::Names),
-        "parquet" => Box::new(parquet::Parquet),
-        "size" => Box::new(counts::Size),
+        "names" => Box::new(names::Names { allow: options.allow.clone(), forbid: options.forbid.clone() }),
+        "parquet" => Box::new(parquet::Parquet { columns: options.columns }),
+        "size" => Box::new(counts::Size { options: own() }),
         "sqlite" => Box::new(sqlite::Sqlite),
         "utf8" => Box::new(utf8::Utf8),
         _ => return None,

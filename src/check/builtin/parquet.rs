@@ -1,7 +1,7 @@
 //! `parquet`: the footer parses, row groups and the headers of all their pages lie where it says and add up, and the columns of the
 //! base's file are still there with their types. Values are not decoded, so every compression will do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use parquet::schema::types::ColumnDescriptor;
 use super::file::{File, Reader};
 use super::report::{Place, Report, quoted};
 use super::{Builtin, Context, Verdict, each_file, judge};
+use crate::config::Columns;
 
 /// The longest footer that is read.
 const FOOTER: usize = 64 << 20;
@@ -24,7 +25,9 @@ const FOOTER: usize = 64 << 20;
 const HEADER: usize = 4 << 10;
 const MAGIC: &[u8] = b"PAR1";
 
-pub(super) struct Parquet;
+pub(super) struct Parquet {
+    pub(super) columns: Columns,
+}
 
 impl Builtin for Parquet {
     fn run(&self, cx: &mut Context<'_>) -> Verdict {
@@ -41,10 +44,11 @@ impl Builtin for Parquet {
                 report.add("rows", metadata.file_metadata().num_rows().max(0).unsigned_abs());
                 nulls(&metadata, report);
                 row_groups(file, &metadata, report)?;
-                if let Some(base) = view.base_file(path)?
+                if self.columns != Columns::Any
+                    && let Some(base) = view.base_file(path)?
                     && let Ok(before) = self::metadata(&base)?
                 {
-                    columns(&before, &metadata, report);
+                    columns(&before, &metadata, self.columns, report);
                 }
                 Ok(())
             })
@@ -169,10 +173,18 @@ fn column_chunk(file: &File<'_>, group: &RowGroupMetaData, chunk: &ColumnChunkMe
     })
 }
 
-fn columns(before: &ParquetMetaData, now: &ParquetMetaData, report: &mut Report<'_>) {
+fn columns(before: &ParquetMetaData, now: &ParquetMetaData, wanted: Columns, report: &mut Report<'_>) {
     let columns = |metadata: &ParquetMetaData| metadata.file_metadata().schema_descr().columns().to_vec();
     let now: HashMap<String, _> = columns(now).into_iter().map(|column| (column.path().string(), column)).collect();
-    for old in columns(before) {
+    let before = columns(before);
+    if wanted == Columns::Equal {
+        let known: HashSet<String> = before.iter().map(|column| column.path().string()).collect();
+        for name in now.keys().filter(|name| !known.contains(*name)).collect::<BTreeSet<_>>() {
+            let name = quoted(name.as_bytes());
+            report.find(Place::File, format_args!("the column {name} is new; columns must stay as they are"));
+        }
+    }
+    for old in before {
         let name = old.path().string();
         let shown = quoted(name.as_bytes());
         match now.get(&name) {

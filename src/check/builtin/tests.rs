@@ -118,10 +118,15 @@ impl World {
 
     /// What the check says of this version on top of `base`.
     pub(super) fn check(&self, name: &str, base: &Self) -> Said {
+        self.check_with(name, &Options::default(), base)
+    }
+
+    /// The same with options.
+    pub(super) fn check_with(&self, name: &str, options: &Options, base: &Self) -> Said {
         let changes = changes(&base.state, &self.state).unwrap();
         let mut log = Vec::new();
         let mut cx = Context::new(&self.state, &base.state, &changes, &mut log);
-        let verdict = by_name(name).unwrap().run(&mut cx);
+        let verdict = by_name(name, options).unwrap().run(&mut cx);
         let metrics = cx.metrics;
         Said { verdict, log: String::from_utf8(log).unwrap(), metrics }
     }
@@ -142,12 +147,12 @@ pub(super) fn summary(said: &Said) -> &str {
 #[test]
 fn every_name_of_the_configuration_is_a_check_and_the_other_way_round() {
     for name in NAMES {
-        assert!(by_name(name).is_some(), "{name}");
+        assert!(by_name(name, &Options::default()).is_some(), "{name}");
     }
     assert_eq!(NAMES, crate::config::BUILTINS);
     let source = include_str!("mod.rs");
     assert_eq!(source.matches("\" => Box::new(").count(), NAMES.len(), "a check that the configuration does not know");
-    assert!(by_name("cvs").is_none());
+    assert!(by_name("cvs", &Options::default()).is_none());
 }
 
 #[test]
@@ -219,7 +224,7 @@ fn deletes_fails_when_more_than_half_is_gone() {
     let ten = of(10);
     assert!(less(&ten, 5).check("deletes", &ten).lines().is_empty());
     let said = less(&ten, 6).check("deletes", &ten);
-    assert_eq!(said.lines(), ["removes 6 of 10 files (60 %); at most 50 % may go"]);
+    assert_eq!(said.lines(), ["removes 6 of 10 files (60 %); at most 50% may go"]);
     assert_eq!(said.metric("deleted"), 6.0);
     let nine = of(9);
     assert!(less(&nine, 9).check("deletes", &nine).lines().is_empty());
@@ -241,8 +246,8 @@ fn deletes_counts_only_where_it_looks() {
     let changes = changes(&base.state, &next.state).unwrap();
     let mut log = Vec::new();
     let mut cx = Context { looks_at: &|path| path.starts_with(b"in/"), ..Context::new(&next.state, &base.state, &changes, &mut log) };
-    let verdict = by_name("deletes").unwrap().run(&mut cx);
-    assert_eq!(verdict, Verdict::Failed { summary: "removes 7 of 12 files (58 %); at most 50 % may go".to_owned() });
+    let verdict = by_name("deletes", &Options::default()).unwrap().run(&mut cx);
+    assert_eq!(verdict, Verdict::Failed { summary: "removes 7 of 12 files (58 %); at most 50% may go".to_owned() });
     assert!(next.check("deletes", &base).lines().is_empty());
 }
 
@@ -275,7 +280,7 @@ fn a_check_stops_when_it_is_told_to() {
         let changes = changes(&base.state, &world.state).unwrap();
         let mut log = Vec::new();
         let mut cx = Context { cancelled: &|| true, ..Context::new(&world.state, &base.state, &changes, &mut log) };
-        assert_eq!(by_name(name).unwrap().run(&mut cx), Verdict::Cancelled, "{name}");
+        assert_eq!(by_name(name, &Options::default()).unwrap().run(&mut cx), Verdict::Cancelled, "{name}");
     }
     // In the middle of a file, too.
     let asked = AtomicU64::new(0);
@@ -283,7 +288,7 @@ fn a_check_stops_when_it_is_told_to() {
     let mut log = Vec::new();
     let cancelled = || asked.fetch_add(1, Ordering::Relaxed) > 5;
     let mut cx = Context { cancelled: &cancelled, ..Context::new(&world.state, &base.state, &changes, &mut log) };
-    assert_eq!(by_name("json").unwrap().run(&mut cx), Verdict::Cancelled);
+    assert_eq!(by_name("json", &Options::default()).unwrap().run(&mut cx), Verdict::Cancelled);
 }
 
 #[test]
@@ -308,6 +313,7 @@ fn an_attempt_filters_logs_and_keeps_to_its_time() {
     let check = crate::config::Check { paths: vec!["in/*".to_owned()], ..check };
     let job = |timeout| BuiltinJob {
         name: "csv".to_owned(),
+        options: Options::default(),
         version: world.state.clone(),
         base: base.state.clone(),
         changes: changes(&base.state, &world.state).unwrap().into(),
@@ -343,7 +349,7 @@ fn a_log_that_breaks_does_not_change_the_verdict() {
     let (world, base) = (World::new().file("f", b"\xff\xff"), World::new());
     let changes = changes(&base.state, &world.state).unwrap();
     let mut log = Broken(Cell::new(0));
-    let verdict = by_name("utf8").unwrap().run(&mut Context::new(&world.state, &base.state, &changes, &mut log));
+    let verdict = by_name("utf8", &Options::default()).unwrap().run(&mut Context::new(&world.state, &base.state, &changes, &mut log));
     assert!(matches!(verdict, Verdict::Failed { .. }));
     assert_eq!(log.0.get(), 1);
 }
