@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::shared::Shared;
 use crate::clock::Timestamp;
@@ -13,11 +13,15 @@ use crate::fs::views::{CheckOutputs, LineageFile, LineageSource, ViewError, View
 use crate::ids::{EventSeq, VersionId};
 use crate::lineage::doc::ChangeDoc;
 use crate::lineage::{event, files};
+use crate::store::event::Event;
 use crate::store::record::VersionRecord;
 use crate::store::{Store, StoreError};
 use crate::tree;
 
-/// `log.jsonl`, rendered as far as someone has asked.
+/// Events a page of `log.jsonl`.
+const PAGE: usize = 256;
+
+/// `log.jsonl`. Lines never change, so it is enough to know where each page of them begins: a page is rendered when it is read.
 #[derive(Debug)]
 pub(super) struct LineageLog {
     store: Arc<Store>,
@@ -25,27 +29,89 @@ pub(super) struct LineageLog {
     text: Mutex<Text>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Text {
-    bytes: Vec<u8>,
-    next: EventSeq,
+    /// Where the pages begin, the last one included.
+    starts: Vec<u64>,
+    /// The last page, as far as there are events.
+    tail: Vec<u8>,
+    /// The page that was read last: a file is read in pieces.
+    recent: Option<(usize, Vec<u8>)>,
+    next: u64,
     last: Option<Timestamp>,
+}
+
+impl Text {
+    fn add(&mut self, events: &[Event]) {
+        for event in events {
+            if self.next.is_multiple_of(PAGE as u64) {
+                let start = self.len();
+                self.starts.push(start);
+                self.tail.clear();
+            }
+            render(event, &mut self.tail);
+            self.next = event.seq.next().0;
+            self.last = Some(event.at);
+        }
+    }
+
+    fn len(&self) -> u64 {
+        self.starts.last().map_or(0, |start| start + self.tail.len() as u64)
+    }
+}
+
+fn render(event: &Event, out: &mut Vec<u8>) {
+    out.extend_from_slice(event::json_line(event).as_bytes());
+    out.push(b'\n');
 }
 
 impl LineageLog {
     pub(super) fn new(store: Arc<Store>) -> Self {
-        Self { store, text: Mutex::new(Text { bytes: Vec::new(), next: EventSeq(0), last: None }) }
+        Self { store, text: Mutex::default() }
     }
 
-    fn with<T>(&self, read: impl FnOnce(&Text) -> T) -> Result<T, StoreError> {
+    /// The text, with what has been appended since.
+    fn text(&self) -> Result<MutexGuard<'_, Text>, StoreError> {
         let mut text = self.text.lock();
-        for event in self.store.catalog().events(text.next)? {
-            text.next = event.seq.next();
-            text.last = Some(event.at);
-            text.bytes.extend_from_slice(event::json_line(&event).as_bytes());
-            text.bytes.push(b'\n');
+        loop {
+            let events = self.store.catalog().some_events(EventSeq(text.next), PAGE)?;
+            text.add(&events);
+            if events.len() < PAGE {
+                return Ok(text);
+            }
         }
-        Ok(read(&text))
+    }
+
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        let mut text = self.text()?;
+        let end = text.len().min(offset.saturating_add(len as u64));
+        let mut read = Vec::with_capacity(usize::try_from(end.saturating_sub(offset)).unwrap_or(0));
+        let mut at = offset;
+        while at < end {
+            let page = text.starts.partition_point(|start| *start <= at) - 1;
+            let skip = usize::try_from(at - text.starts[page]).unwrap_or(usize::MAX);
+            let want = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let more = part(self.page(&mut text, page)?, skip, want);
+            if more.is_empty() {
+                return Err(StoreError::Damaged { what: format!("the lineage's events from {} on have changed", page * PAGE) });
+            }
+            at += more.len() as u64;
+            read.extend_from_slice(more);
+        }
+        Ok(read)
+    }
+
+    fn page<'a>(&self, text: &'a mut Text, page: usize) -> Result<&'a [u8], StoreError> {
+        if page + 1 == text.starts.len() {
+            return Ok(&text.tail);
+        }
+        if text.recent.as_ref().is_none_or(|(recent, _)| *recent != page) {
+            let mut bytes = Vec::new();
+            let events = self.store.catalog().some_events(EventSeq((page * PAGE) as u64), PAGE)?;
+            events.iter().for_each(|event| render(event, &mut bytes));
+            text.recent = Some((page, bytes));
+        }
+        Ok(text.recent.as_ref().map_or(&[], |(_, bytes)| bytes))
     }
 }
 
@@ -104,7 +170,7 @@ impl LineageSource for Shared {
 
     fn len(&self, file: &LineageFile) -> ViewResult<u64> {
         match file {
-            LineageFile::Log => Ok(self.log.with(|text| text.bytes.len() as u64)?),
+            LineageFile::Log => Ok(self.log.text()?.len()),
             LineageFile::Output { version, check, attempt } => {
                 Ok(std::fs::metadata(self.log_file(*version, check, *attempt)).map_or(0, |data| data.len()))
             }
@@ -114,7 +180,7 @@ impl LineageSource for Shared {
 
     fn read(&self, file: &LineageFile, offset: u64, len: usize) -> ViewResult<Vec<u8>> {
         match file {
-            LineageFile::Log => Ok(self.log.with(|text| part(&text.bytes, offset, len))?),
+            LineageFile::Log => Ok(self.log.read(offset, len)?),
             LineageFile::Output { version, check, attempt } => {
                 let log = self.log_file(*version, check, *attempt);
                 let Ok(file) = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(log) else { return Ok(Vec::new()) };
@@ -123,13 +189,16 @@ impl LineageSource for Shared {
                 buffer.truncate(n);
                 Ok(buffer)
             }
-            other => Ok(self.rendered(other)?.map_or_else(Vec::new, |bytes| part(&bytes, offset, len))),
+            other => {
+                let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+                Ok(self.rendered(other)?.map_or_else(Vec::new, |bytes| part(&bytes, offset, len).to_vec()))
+            }
         }
     }
 
     fn modified(&self, file: &LineageFile) -> Option<Timestamp> {
         match file {
-            LineageFile::Log => self.log.with(|text| text.last).ok().flatten(),
+            LineageFile::Log => self.log.text().ok().and_then(|text| text.last),
             LineageFile::Version(version) | LineageFile::Changes(version) | LineageFile::Summary { version, .. } => {
                 let record = self.record(*version).ok()?;
                 [Some(record.opened_at), record.sealed_at, record.decided_at, record.promoted_at].into_iter().flatten().max()
@@ -142,8 +211,38 @@ impl LineageSource for Shared {
     }
 }
 
-fn part(bytes: &[u8], offset: u64, len: usize) -> Vec<u8> {
-    let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+fn part(bytes: &[u8], offset: usize, len: usize) -> &[u8] {
+    let from = offset.min(bytes.len());
     let to = from.saturating_add(len).min(bytes.len());
-    bytes.get(from..to).unwrap_or_default().to_vec()
+    bytes.get(from..to).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::clock::{Clock as _, SystemClock};
+    use crate::store::event::EventKind;
+
+    #[test]
+    fn every_piece_of_the_log_is_as_in_the_whole_while_it_grows() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::init(&dir.path().join("store"), &SystemClock).unwrap());
+        let (log, mut whole) = (LineageLog::new(Arc::clone(&store)), Vec::new());
+        assert!(log.read(0, 10).unwrap().is_empty());
+        for grown in [1, PAGE - 1, 1, 2 * PAGE, PAGE / 2] {
+            let mut transaction = store.catalog().begin().unwrap();
+            for number in 0..grown {
+                let at = "/".repeat(number % 90);
+                let event = transaction.append_event(SystemClock.now(), None, EventKind::Mounted { at, recovered: false }).unwrap();
+                render(&event, &mut whole);
+            }
+            transaction.commit().unwrap();
+            assert_eq!(log.text().unwrap().len(), whole.len() as u64);
+            for (offset, len) in [(0, whole.len()), (whole.len() / 3, 5000), (whole.len() - 10, 100), (whole.len(), 1), (7, 1 << 20)] {
+                assert_eq!(log.read(offset as u64, len).unwrap(), part(&whole, offset, len), "{len} bytes from {offset}");
+            }
+        }
+        assert!(log.text().unwrap().tail.len() < whole.len() / 3);
+    }
 }

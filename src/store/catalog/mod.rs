@@ -143,9 +143,14 @@ impl Catalog {
 
     /// The events from `from` on, oldest first.
     pub fn events(&self, from: EventSeq) -> Result<Vec<Event>> {
+        self.some_events(from, usize::MAX)
+    }
+
+    /// The events from `from` on, oldest first, at most `most`.
+    pub fn some_events(&self, from: EventSeq, most: usize) -> Result<Vec<Event>> {
         let found = self.database.read("read the events", |tables| {
             let mut found = Vec::new();
-            for entry in tables.events.range(from.0..)? {
+            for entry in tables.events.range(from.0..)?.take(most) {
                 let (key, value) = entry?;
                 found.push((EventSeq(key.value()), value.value().to_vec()));
             }
