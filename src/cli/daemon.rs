@@ -7,6 +7,10 @@ use super::exit::{Failure, Result};
 use crate::control::client::{self, ClientError};
 use crate::control::protocol::{Reply, Request, StatusDoc, VersionDoc};
 
+/// How long it is waited for a daemon that has broken a connection to be gone.
+const ENDING_LOOKS: u32 = 40;
+const ENDING_LOOK: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Whom to ask: found once, asked as often as needed.
 #[derive(Debug)]
 pub(super) struct Asking {
@@ -52,6 +56,20 @@ impl Asking {
     /// The same for verbs that also work without a daemon.
     pub(super) fn try_ask(&self, request: &Request) -> std::result::Result<Reply, ClientError> {
         client::connect(self.find()?)?.ask(request)
+    }
+
+    /// For verbs that also work without a daemon: one that is just ending counts as none once it is gone.
+    pub(super) fn try_ask_or_none(&self, request: &Request) -> std::result::Result<Reply, ClientError> {
+        let answer = self.try_ask(request);
+        if matches!(answer, Err(ClientError::Wire { .. })) {
+            for _ in 0..ENDING_LOOKS {
+                if let Err(gone @ ClientError::NoDaemon { .. }) = client::connect(self.find()?) {
+                    return Err(gone);
+                }
+                std::thread::sleep(ENDING_LOOK);
+            }
+        }
+        answer
     }
 
     /// A request that is answered with a version, or with nothing where there is none.

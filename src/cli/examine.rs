@@ -23,7 +23,7 @@ pub(super) fn fsck(args: FsckArgs, daemon: &Asking, out: &mut Out) -> Result {
     spinner.enable_steady_tick(Duration::from_millis(100));
     // Of a daemon a repair asks only whether it is there.
     let request = if args.repair { Request::Progress } else { Request::Fsck };
-    let checked = match daemon.try_ask(&request) {
+    let checked = match daemon.try_ask_or_none(&request) {
         Ok(Reply::Checked(doc)) => Ok(*doc),
         Ok(Reply::Progress(..)) => {
             let store = daemon.store()?.display();
@@ -77,7 +77,7 @@ pub(super) fn scrub(json: JsonArgs, daemon: &Asking, out: &mut Out) -> Result {
                 }
             });
         }
-        let scrubbed = match daemon.try_ask(&Request::Scrub) {
+        let scrubbed = match daemon.try_ask_or_none(&Request::Scrub) {
             Ok(Reply::Scrubbed(doc)) => Ok(*doc),
             Ok(other) => Err(unexpected(&other)),
             Err(ClientError::NoDaemon { store }) => {

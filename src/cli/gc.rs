@@ -17,7 +17,7 @@ use crate::lineage::text;
 pub(super) fn run(args: &GcArgs, daemon: &Asking, out: &mut Out) -> Result {
     let spinner = ProgressBar::new_spinner().with_message("looking for what nothing needs");
     spinner.enable_steady_tick(Duration::from_millis(100));
-    let collected = match daemon.try_ask(&Request::Gc { dry_run: args.dry_run }) {
+    let collected = match daemon.try_ask_or_none(&Request::Gc { dry_run: args.dry_run }) {
         Ok(Reply::Collected(doc)) => Ok(*doc),
         Ok(other) => Err(unexpected(&other)),
         Err(ClientError::NoDaemon { store }) => offline::gc(&store, args.dry_run).map_err(|error| Failure::from(&error)),

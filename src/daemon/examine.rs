@@ -17,6 +17,8 @@ use crate::tree::verify::{Pace, Scrubbed, VerifyError};
 
 /// Lines of a scrub's findings that are kept.
 const MOST_LINES: usize = 100;
+/// Damaged objects that are remembered.
+const MOST_DAMAGED: usize = 10_000;
 
 /// How far the scrub by hand is.
 #[derive(Debug, Default)]
@@ -117,8 +119,9 @@ pub(super) fn scrub(shared: &Shared, gone: &dyn Fn() -> bool) -> Result<Reply, R
 
 /// A scrub came to its end: the next one in the background is due an interval later.
 pub(super) fn remember(store: &Store, scrubbed: &Scrubbed, at: crate::clock::Timestamp) -> Result<(), StoreError> {
+    let damaged = scrubbed.damaged.iter().copied().take(MOST_DAMAGED).collect();
     let lines = scrubbed.findings.iter().take(MOST_LINES).map(|finding| text::printable(&finding.to_string()));
-    let result = ScrubResult { at, objects: scrubbed.objects, bytes: scrubbed.bytes, findings: lines.collect() };
+    let result = ScrubResult { at, objects: scrubbed.objects, bytes: scrubbed.bytes, findings: lines.collect(), damaged };
     let mut transaction = store.catalog().begin()?;
     let upkeep = transaction.upkeep()?;
     transaction.set_upkeep(&crate::store::record::Upkeep { scrub: None, scrubbed: Some(result), ..upkeep })?;

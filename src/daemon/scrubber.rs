@@ -52,8 +52,9 @@ impl Scrubber {
 
     /// Other rules are in force: one that is under way goes on by them.
     pub(super) fn configure(&self, rules: Scrub) {
-        let _ = self.rules.send(rules);
+        // In this order: the thread takes the flag back with the change that it gets.
         self.flags.stop.store(true, Ordering::SeqCst);
+        let _ = self.rules.send(rules);
     }
 
     /// Ends; what is left of a scrub is the next daemon's.
@@ -78,7 +79,9 @@ impl Runner {
         while !self.flags.ended.load(Ordering::SeqCst) {
             let wait = match self.due_in(&rules) {
                 Ok(Some(Duration::ZERO)) => match self.scrub(&rules) {
-                    Ok(()) | Err(VerifyError::Stopped) => Duration::ZERO,
+                    Ok(()) => Duration::ZERO,
+                    // Other rules, or the end, are a moment away.
+                    Err(VerifyError::Stopped) => Duration::from_millis(10),
                     Err(error) => {
                         tracing::warn!("scrub: {error}; it is tried again");
                         AGAIN

@@ -87,6 +87,9 @@ fn finish(mut dispatcher: Dispatcher, mounts: Arc<Mounts>) -> Result<(), DaemonE
     pool.stop();
     staging.sync_all().map_err(|error| DaemonError::Other(format!("the open version could not be synced: {error}")))?;
     let _ = fs::remove_dir_all(run_dir);
+    for version in store.journals()? {
+        store.journal(version)?.finish()?;
+    }
     let mut transaction = store.catalog().begin()?;
     transaction.append_event(crate::clock::Clock::now(&crate::clock::SystemClock), None, EventKind::Unmounted)?;
     transaction.commit()?;

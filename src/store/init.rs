@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use super::disk::Disk;
 use super::guard::guard;
 use super::host::HostDir;
-use super::record::VersionState;
+use super::record::{Upkeep, VersionState};
 use super::{Catalog, HostFile, Objects, Pages, Result, Store, StoreError};
 use crate::clock::Clock;
 
@@ -70,6 +70,10 @@ impl Store {
         }
         let store = Self::assemble(path.to_owned(), host, catalog, lock, false);
         store.tidy_journals()?;
+        // What can't be told here is found by `fsck`; it must not keep the store from being opened.
+        if let Ok(Upkeep { scrubbed: Some(result), .. }) = store.catalog.upkeep() {
+            store.objects.set_damaged(result.damaged);
+        }
         Ok(store)
     }
 

@@ -325,6 +325,8 @@ pub struct ScrubResult {
     pub bytes: u64,
     /// What it found (at most a hundred lines).
     pub findings: Vec<String>,
+    /// The objects that are damaged (at most ten thousand): they are not read any more until another scrub finds them whole.
+    pub damaged: Vec<ObjectId>,
 }
 
 /// The catalog's pointers and counters: one record, rewritten with every transition.

@@ -135,6 +135,17 @@ impl Journal {
         if batch.is_empty() {
             return Ok(());
         }
+        self.frame(batch)
+    }
+
+    /// Makes durable what is in it, and says so with an empty batch at its end: damage to the last one can be told from a torn tail then.
+    pub fn finish(&mut self) -> Result<()> {
+        self.sync()?;
+        self.frame(&[])?;
+        self.sync()
+    }
+
+    fn frame(&mut self, batch: &[JournalRecord]) -> Result<()> {
         let payload = codec::encode(batch);
         if payload.len() > PAYLOAD_LIMIT {
             let (len, limit) = (payload.len() as u64, PAYLOAD_LIMIT as u64);

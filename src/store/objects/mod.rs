@@ -1,6 +1,7 @@
 //! The contents: runs of bytes that trees name by `ObjectId`. Before its seal an object is held in memory or has a host file
 //! of its own, and may change; from then on it never does, and is a file, a range of a pack, or the same as another object.
 
+mod damage;
 mod files;
 mod hash;
 mod loss;
@@ -54,6 +55,7 @@ enum Live {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
     len: u64,
+    digest: Digest,
     kind: PlaceKind,
 }
 
@@ -73,6 +75,7 @@ pub struct Objects {
     places: Mutex<LruCache<ObjectId, Place>>,
     files: Files,
     reliance: Mutex<Reliance>,
+    damaged: damage::Damaged,
     /// Files without a name that wait for their next use.
     spare: Mutex<Vec<HostFile>>,
     /// Held while a file gets its name; taken before any other lock here.
@@ -98,6 +101,7 @@ impl Objects {
             places: Mutex::new(LruCache::new(PLACES)),
             files,
             reliance: Mutex::default(),
+            damaged: damage::Damaged::default(),
             spare: Mutex::default(),
             naming: Mutex::default(),
             no_reflink: AtomicBool::new(false),
@@ -139,7 +143,10 @@ impl Objects {
     pub fn open_file(&self, id: ObjectId) -> Result<Option<Arc<HostFile>>> {
         match self.source_with_file(id)? {
             Some((Source::Pending, file)) => Ok(file),
-            Some((Source::Sealed(Place { kind: PlaceKind::File(file), .. }), _)) => self.sealed_file(file).map(Some),
+            Some((Source::Sealed(Place { kind: PlaceKind::File(file), .. }), _)) => {
+                self.refuse_damaged(id)?;
+                self.sealed_file(file).map(Some)
+            }
             Some((Source::Held(_) | Source::Sealed(_), _)) | None => Ok(None),
         }
     }
@@ -230,7 +237,14 @@ impl Objects {
         };
         let Some(file) = file else { return Ok(None) };
         let read = match place {
-            Some(place) => read_place(id, &file, place, buf, offset),
+            Some(place) => {
+                self.refuse_damaged(id)?;
+                let read = read_place(id, &file, place, buf, offset)?;
+                if offset == 0 && place.len <= damage::SMALL && read as u64 == place.len {
+                    damage::compare(id, buf.get(..read).unwrap_or_default(), place.digest)?;
+                }
+                Ok(read)
+            }
             None => read_up_to(&file, buf, offset).map_err(|error| read_error(&file_name(id), error)),
         };
         read.map(Some)
@@ -289,7 +303,7 @@ impl Objects {
                     continue;
                 }
             };
-            return Ok(Place { len: record.len, kind });
+            return Ok(Place { len: record.len, digest: record.digest, kind });
         }
         Err(StoreError::damaged(format!("object {id} is an alias without an end")))
     }

@@ -78,6 +78,8 @@ pub struct Scrubbed {
     pub bytes: u64,
     /// What is wrong, the worst first.
     pub findings: Vec<Finding>,
+    /// The objects that are damaged, under each of their numbers.
+    pub damaged: Vec<ObjectId>,
 }
 
 /// Reads every object and compares it with its digest. It runs beside everything else: an object that goes meanwhile is none of its concern.
@@ -99,7 +101,7 @@ pub fn scrub_from(
         // What is wrong with it is found once more.
         read(store, id, pace, stop, &mut Scrubbed::default(), &mut damaged)?;
     }
-    let mut scrubbed = Scrubbed { objects: progress.objects, bytes: progress.bytes, findings: Vec::new() };
+    let mut scrubbed = Scrubbed { objects: progress.objects, bytes: progress.bytes, findings: Vec::new(), damaged: Vec::new() };
     while let page = store.catalog().object_ids(progress.next, BATCH)?
         && !page.is_empty()
     {
@@ -122,6 +124,9 @@ pub fn scrub_from(
         name(store, &damaged, &mut findings, stop)?;
     }
     scrubbed.findings = findings.into_list();
+    scrubbed.damaged = damaged.into_keys().collect();
+    scrubbed.damaged.sort_unstable();
+    store.objects().set_damaged(scrubbed.damaged.iter().copied());
     Ok(scrubbed)
 }
 
