@@ -18,10 +18,16 @@ macro_rules! number_id {
         pub struct $name(pub u64);
 
         impl $name {
-            /// The identifier that follows this one.
+            /// The identifier that follows this one. (Nothing follows the last of all; only damage names that.)
             #[must_use]
             pub const fn next(self) -> Self {
-                Self(self.0 + 1)
+                Self(self.0.saturating_add(1))
+            }
+
+            /// Whether counting can ever have come so far; what names more is damaged.
+            #[must_use]
+            pub const fn is_plausible(self) -> bool {
+                self.0 < 1 << 62
             }
         }
 
@@ -73,10 +79,16 @@ impl VersionId {
     /// The version that `init` makes.
     pub const FIRST: Self = Self(0);
 
-    /// The number that follows this one.
+    /// The number that follows this one. (Nothing follows the last of all; only damage names that.)
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
+    }
+
+    /// Whether counting can ever have come so far; what names more is damaged.
+    #[must_use]
+    pub const fn is_plausible(self) -> bool {
+        self.0 < 1 << 62
     }
 }
 

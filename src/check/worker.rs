@@ -129,6 +129,9 @@ fn start(job: &CommandJob) -> io::Result<Started> {
     }
     // The daemon blocks the signals that it waits for; a `timeout` in a check could not end anything.
     sys::with_all_signals(&mut command);
+    sys::open_files::restored(&mut command);
+    // A check must not say to systemd how the daemon is.
+    command.env_remove("NOTIFY_SOCKET");
     let child = command.spawn()?;
     Ok(Started { child, output, warden: None })
 }

@@ -32,6 +32,7 @@ use crate::promote::Scheduler;
 use crate::store::event::EventKind;
 use crate::store::record::{Reason, VersionRecord, VersionState};
 use crate::store::{Store, StoreError};
+use crate::sys;
 use crate::tree::{Nodes, Snapshot, Tree};
 use crate::version::staging::{StagingEvent, StagingOptions};
 use crate::version::{History, Staging, seal};
@@ -53,6 +54,7 @@ fn other(what: &str) -> impl Fn(io::Error) -> DaemonError + '_ {
 }
 
 pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<Started, DaemonError> {
+    sys::open_files::raise();
     let store = Arc::new(Store::open(&options.store)?);
     logging::init(store.path(), options.log_to_file);
     signals::block().map_err(other("signals can't be blocked"))?;

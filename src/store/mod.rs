@@ -149,7 +149,8 @@ impl Store {
     /// The versions that have a journal, oldest first. A file with another name is none of ours.
     pub fn journals(&self) -> Result<Vec<VersionId>> {
         let names = self.host.names("journal")?;
-        let mut versions: Vec<VersionId> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+        let mut versions: Vec<VersionId> =
+            names.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|version: &VersionId| version.is_plausible()).collect();
         versions.sort_unstable();
         Ok(versions)
     }

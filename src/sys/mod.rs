@@ -11,6 +11,7 @@ pub mod heap;
 pub mod inherit;
 pub mod mount;
 pub mod mountinfo;
+pub mod open_files;
 pub mod reflink;
 
 pub use child::with_all_signals;

@@ -29,7 +29,7 @@ impl Tree {
             let children = vec![Child::new(lowest.clone(), Arc::clone(root)), Child::new(from, right)];
             self.root = At::Live(Arc::new(Node::new(level, Body::Inner(Inner::new(children)))));
         }
-        self.len += u64::from(inserted.old.is_none());
+        self.count(inserted.old.is_none(), u64::checked_add)?;
         Ok(inserted.old)
     }
 
@@ -41,7 +41,7 @@ impl Tree {
         }
         let root = self.root.live(&self.nodes)?;
         let old = remove_in(&self.nodes, root, key)?;
-        self.len -= u64::from(old.is_some());
+        self.count(old.is_some(), u64::checked_sub)?;
         loop {
             let root = self.root.live(&self.nodes)?;
             let below = match &root.body {
@@ -51,6 +51,16 @@ impl Tree {
             };
             self.root = below;
         }
+    }
+
+    /// Notes that there is an entry more or less. What the version's record counts may be damaged.
+    fn count(&mut self, changed: bool, by: fn(u64, u64) -> Option<u64>) -> Result<(), TreeError> {
+        let len = by(self.len, u64::from(changed));
+        self.len = len.ok_or_else(|| {
+            let node = self.root.link().map_or(crate::ids::NodeId(0), |link| link.id);
+            TreeError::node(node, format!("its version counts {} entries, which can't be", self.len))
+        })?;
+        Ok(())
     }
 
     /// Inserts or removes.

@@ -1,7 +1,6 @@
 //! Open host files: a bounded number of descriptors, whatever the number of objects.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use lru::LruCache;
@@ -12,9 +11,10 @@ use super::super::disk::HostFile;
 use super::super::host::HostDir;
 use super::{file_name, flags, pack_name};
 use crate::ids::{ObjectId, PackId};
+use crate::sys::open_files;
 
-/// How many files are kept open. Whoever reads or writes one keeps it open for as long as it needs it.
-const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// How many files are kept open at most. Whoever reads or writes one keeps it open for as long as it needs it.
+const OPEN_FILES: usize = 256;
 
 /// Which file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,7 +38,7 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(host: Arc<HostDir>) -> Self {
-        Self { host, open: Mutex::new(LruCache::new(OPEN_FILES)), unnamed: Mutex::default() }
+        Self { host, open: Mutex::new(LruCache::new(open_files::share(OPEN_FILES))), unnamed: Mutex::default() }
     }
 
     /// The file, opened if it was not; `None` if it does not exist.

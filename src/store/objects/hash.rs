@@ -8,7 +8,8 @@ use nix::unistd::{Whence, lseek};
 use parking_lot::Mutex;
 
 use super::super::{HostFile, Result, StoreError};
-use crate::ids::Digest;
+use super::file_name;
+use crate::ids::{Digest, ObjectId};
 
 /// What one read of a file asks for: whole blocks.
 const READ: usize = 1 << 20;
@@ -29,17 +30,20 @@ static ZEROS: [u8; BLOCK] = [0; BLOCK];
 pub(super) enum Input {
     /// Bytes in memory.
     Bytes(Arc<[u8]>),
-    /// A file, with its name for errors.
-    File(Arc<HostFile>, String),
+    /// An object with a file of its own.
+    File(ObjectId),
 }
 
-/// Length and digest of each input. Several threads share the inputs; within one input there is one.
-pub(super) fn all(inputs: &[Input]) -> Result<Vec<(u64, Digest)>> {
+/// Opens the file of an object.
+type Open<'a> = dyn Fn(ObjectId) -> Result<Arc<HostFile>> + Sync + 'a;
+
+/// Length and digest of each input. Several threads share the inputs; within one input there is one. A file is open while it is read.
+pub(super) fn all(inputs: &[Input], open: &Open<'_>) -> Result<Vec<(u64, Digest)>> {
     let total = inputs.iter().map(size_hint).fold(0, u64::saturating_add);
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if total < ALONE { 1 } else { processors.min(inputs.len()).min(8) };
     if threads <= 1 {
-        return inputs.iter().map(one).collect();
+        return inputs.iter().map(|input| one(input, open)).collect();
     }
     let next = AtomicUsize::new(0);
     let done = Mutex::new(vec![None; inputs.len()]);
@@ -49,7 +53,7 @@ pub(super) fn all(inputs: &[Input]) -> Result<Vec<(u64, Digest)>> {
         loop {
             let from = next.fetch_add(run, Ordering::Relaxed);
             let Some(inputs) = inputs.get(from..).filter(|rest| !rest.is_empty()) else { return Ok(()) };
-            let results = inputs.iter().take(run).map(one).collect::<Result<Vec<_>>>()?;
+            let results = inputs.iter().take(run).map(|input| one(input, open)).collect::<Result<Vec<_>>>()?;
             let mut done = done.lock();
             for (slot, result) in done.iter_mut().skip(from).zip(results) {
                 *slot = Some(result);
@@ -75,10 +79,10 @@ fn size_hint(input: &Input) -> u64 {
     }
 }
 
-fn one(input: &Input) -> Result<(u64, Digest)> {
+fn one(input: &Input, open: &Open<'_>) -> Result<(u64, Digest)> {
     match input {
         Input::Bytes(bytes) => Ok((bytes.len() as u64, of_bytes(bytes)?)),
-        Input::File(file, name) => whole_file(file, name),
+        Input::File(id) => whole_file(&*open(*id)?, &file_name(*id)),
     }
 }
 

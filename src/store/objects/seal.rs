@@ -56,7 +56,7 @@ impl Objects {
     /// that one is not removed before the commit (`removal`).
     pub fn seal(&self, objects: &[SealObject]) -> Result<Vec<(ObjectId, ObjectRecord)>> {
         let inputs = objects.iter().map(|object| self.input(*object)).collect::<Result<Vec<_>>>()?;
-        let hashed = hash::all(&inputs)?;
+        let hashed = hash::all(&inputs, &|id| self.pending_file(id))?;
         let mut packs = Vec::new();
         let placed = self.aliases(objects, &hashed).and_then(|mut places| {
             self.write_packs(&inputs, &mut places, &mut packs)?;
@@ -89,7 +89,8 @@ impl Objects {
                 self.source(id)?;
                 self.refuse_if_poisoned(id)?;
                 self.name(id)?;
-                Ok(Input::File(self.pending_file(id)?, file_name(id)))
+                // Opened when its turn comes: a version may have more files than a process descriptors.
+                Ok(Input::File(id))
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::privileges::CAPABILITY;
 use super::state::{Pending, State};
 use super::types::{Caller, Handle, NodeRef, OpenMode, Opened, StagingEvent};
-use super::working::FileCell;
+use super::working::{FileCell, keep_reserve};
 use super::{Context, Staging};
 use crate::clock::Timestamp;
 use crate::ids::{Ino, ObjectId};
@@ -175,6 +175,10 @@ impl Staging {
             return Ok(OpenMode::Cached { keep: !state.pages_old.contains(&ino) });
         };
         let file = self.host_file(object)?;
+        if keep_reserve(&file).is_err() {
+            // Through the daemon it needs no descriptor of its own.
+            return Ok(OpenMode::Cached { keep: !state.pages_old.contains(&ino) });
+        }
         if record.size > Seen::of(&file)?.size {
             // From now on the host file's size is the file's.
             file.set_len(record.size).map_err(|error| FsError::host("lengthen an object", error))?;

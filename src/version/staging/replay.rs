@@ -115,6 +115,9 @@ fn read(version: VersionId, records: Vec<JournalRecord>) -> FsResult<Option<Told
             JournalRecord::Sealed { message } => told.sealed = Some(message),
         }
     }
+    if let Some(object) = told.objects.iter().find(|object| !object.is_plausible()) {
+        return Err(StoreError::Damaged { what: format!("journal of {version}: there is no object {object}") }.into());
+    }
     Ok(based.then_some(told))
 }
 
@@ -122,6 +125,9 @@ fn decode(version: VersionId, key: &[u8], value: Option<Vec<u8>>) -> FsResult<Ed
     let damage = |error| StoreError::Damaged { what: format!("journal of {version}: {error}") };
     let value: Option<Value> = value.map(|value| codec::decode(&value)).transpose().map_err(damage)?;
     let key: Key = codec::decode(key).map_err(damage)?;
+    if !key.ino.is_plausible() {
+        return Err(StoreError::Damaged { what: format!("journal of {version}: there is no inode {}", key.ino) }.into());
+    }
     if value.as_ref().is_some_and(|value| !value.fits(&key)) {
         return Err(StoreError::Damaged { what: format!("journal of {version}: a value of the wrong kind under {key:?}") }.into());
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Staging;
 use super::handles::Backing;
 use super::state::State;
-use super::working::{Work, data_len};
+use super::working::{Work, data_len, keep_reserve};
 use crate::ids::{Ino, ObjectId};
 use crate::store::HostFile;
 use crate::tree::key::{Content, InodeRecord};
@@ -23,6 +23,11 @@ impl Staging {
         }
         let object = self.cx.store.ids().object();
         let Ok(file) = self.cx.store.objects().create_unnamed(object) else { return Ok(None) };
+        if keep_reserve(&file).is_err() {
+            // While we hold it, so that it is closed and not kept for the next.
+            self.cx.store.objects().discard(object);
+            return Ok(None);
+        }
         if self.fill(state, ino, record, &file).is_err() {
             drop(file);
             self.cx.store.objects().discard(object);

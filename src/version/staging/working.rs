@@ -12,6 +12,7 @@ use super::state::{Edit, Pending, State};
 use super::{Context, Staging};
 use crate::ids::{Ino, ObjectId};
 use crate::store::{HostFile, StoreError};
+use crate::sys::open_files;
 use crate::tree::Snapshot;
 use crate::tree::key::{Content, InodeRecord};
 use crate::version::error::{FsError, FsResult};
@@ -223,7 +224,7 @@ impl Staging {
     /// A new host file that begins with `bytes`. Its length is the file's from now on, also for the kernel and after a crash.
     fn to_host(&self, ino: Ino, bytes: &[u8], size: u64) -> FsResult<(Host, CopyUp)> {
         let object = self.cx.store.ids().object();
-        let file = self.cx.store.objects().create(object)?;
+        let file = self.create_for_writer(object)?;
         if let Err(error) = file.write_all_at(bytes, 0).and_then(|()| file.set_len(size)) {
             self.cx.store.objects().discard(object);
             return Err(FsError::host("write a new object", error));
@@ -237,7 +238,7 @@ impl Staging {
             Some(object) => (object, self.host_file(object)?),
             None => {
                 let object = self.cx.store.ids().object();
-                (object, self.cx.store.objects().create(object)?)
+                (object, self.create_for_writer(object)?)
             }
         };
         let mut state = self.lock();
@@ -248,6 +249,16 @@ impl Staging {
         *work = Work::Host(Host { object, file, whole: false });
         drop(state);
         Ok(as_extents(ino, record, held))
+    }
+
+    /// A new host file for one who holds it open as long as they like: not one of the last that this process may have.
+    fn create_for_writer(&self, object: ObjectId) -> FsResult<Arc<HostFile>> {
+        let file = self.cx.store.objects().create(object)?;
+        if let Err(error) = keep_reserve(&file) {
+            self.cx.store.objects().discard(object);
+            return Err(error);
+        }
+        Ok(file)
     }
 
     pub(super) fn host_file(&self, object: ObjectId) -> FsResult<Arc<HostFile>> {
@@ -358,4 +369,9 @@ impl Context {
             Pending::File => self.store.objects().discard(object),
         }
     }
+}
+
+/// Refuses a file that would be one of the last that this process may have open.
+pub(super) fn keep_reserve(file: &HostFile) -> FsResult<()> {
+    open_files::keep_reserve(file.host()).map_err(|errno| FsError::host("open one more file for a writer", errno))
 }
