@@ -8,6 +8,10 @@ use super::snapshot::MAX_DEPTH;
 use super::{Snapshot, TreeError};
 use crate::ids::{Ino, ObjectId};
 
+/// The longest path that is spelled out. A tree can be deeper than any path, and to spell out all paths of such a one would take
+/// time and memory that grow with the square of its depth.
+const PATH_MAX: usize = 4096;
+
 /// How a path differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChangeKind {
@@ -26,7 +30,8 @@ pub enum ChangeKind {
 /// A path that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathChange {
-    /// The path, without a leading slash; empty for the root.
+    /// The path, without a leading slash; empty for the root. A path longer than `PATH_MAX`, which no system call takes, is
+    /// `//inode N/name`, N being the directory: nothing else begins with a slash.
     pub path: Vec<u8>,
     /// The inode there (in the newer state, unless it is deleted).
     pub ino: Ino,
@@ -108,38 +113,64 @@ impl<'a> Side<'a> {
             let record = self.snapshot.inode(at)?.ok_or_else(|| TreeError::inode(at, "a directory without a record"))?;
             names.push((at, Arc::clone(&record.name)));
             at = record.parent;
-            if names.len() > MAX_DEPTH {
+            if names.len() as u64 > self.deepest() {
                 return Err(TreeError::inode(ino, "its parents run in a circle"));
             }
         };
+        let mut dir = at;
         while let Some((below, name)) = names.pop() {
-            path = join(&path, &name).into();
+            path = join(dir, &path, &name).into();
+            dir = below;
             self.dirs.insert(below, Arc::clone(&path));
         }
         Ok(path)
     }
 
-    /// Calls `found` with the path and, if it is a directory, those below.
-    fn expand(&self, path: Vec<u8>, ino: Ino, kind: FileKind, found: &mut dyn FnMut(Vec<u8>, Ino)) -> Result<(), TreeError> {
-        let mut left = vec![(path, ino, kind, 0)];
+    /// No tree is deeper than it has entries.
+    fn deepest(&self) -> u64 {
+        self.snapshot.tree.len().max(MAX_DEPTH as u64)
+    }
+
+    /// Calls `found` with the path and, if it is a directory, those below. What `found` knows already it has with all that is below.
+    fn expand(&self, path: Vec<u8>, ino: Ino, kind: FileKind, found: &mut dyn FnMut(&[u8], Ino) -> bool) -> Result<(), TreeError> {
+        let mut left = vec![(path, ino, kind, 0_u64)];
         while let Some((path, ino, kind, depth)) = left.pop() {
-            if depth > MAX_DEPTH {
+            if depth > self.deepest() {
                 return Err(TreeError::inode(ino, "a directory that is in itself"));
             }
-            if kind == FileKind::Directory {
+            if found(&path, ino) && kind == FileKind::Directory {
                 for entry in self.snapshot.each_entry(ino) {
-                    let (name, ino, kind) = entry?;
-                    left.push((join(&path, &name), ino, kind, depth + 1));
+                    let (name, below, kind) = entry?;
+                    left.push((join(ino, &path, &name), below, kind, depth + 1));
                 }
             }
-            found(path, ino);
         }
         Ok(())
     }
 }
 
-fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    if dir.is_empty() { name.to_vec() } else { [dir, name].join(&b'/') }
+/// The path of an entry of the directory `ino`, whose path is `dir`.
+fn join(ino: Ino, dir: &[u8], name: &[u8]) -> Vec<u8> {
+    if dir.is_empty() {
+        name.to_vec()
+    } else if dir.starts_with(b"/") || dir.len() + name.len() >= PATH_MAX {
+        [format!("//inode {ino}").as_bytes(), name].join(&b'/')
+    } else {
+        [dir, name].join(&b'/')
+    }
+}
+
+/// Notes that a path leads to `ino` in one of the states; false if that is known.
+fn note(paths: &mut BTreeMap<Vec<u8>, Ends>, path: &[u8], ino: Ino, end: fn(&mut Ends) -> &mut Option<Ino>) -> bool {
+    match paths.get_mut(path) {
+        Some(ends) => end(ends).replace(ino) != Some(ino),
+        None => {
+            let mut ends = Ends::default();
+            *end(&mut ends) = Some(ino);
+            paths.insert(path.to_vec(), ends);
+            true
+        }
+    }
 }
 
 impl Found<'_> {
@@ -147,12 +178,12 @@ impl Found<'_> {
     fn name(&mut self, dir: Ino, name: &[u8], old: Option<Value>, new: Option<Value>) -> Result<(), TreeError> {
         let paths = &mut self.paths;
         if let Some(Value::Dirent(ino, kind)) = old {
-            let path = join(&self.old.dir(dir)?, name);
-            self.old.expand(path, ino, kind, &mut |path, ino| paths.entry(path).or_default().old = Some(ino))?;
+            let path = join(dir, &self.old.dir(dir)?, name);
+            self.old.expand(path, ino, kind, &mut |path, ino| note(paths, path, ino, |ends| &mut ends.old))?;
         }
         if let Some(Value::Dirent(ino, kind)) = new {
-            let path = join(&self.new.dir(dir)?, name);
-            self.new.expand(path, ino, kind, &mut |path, ino| paths.entry(path).or_default().new = Some(ino))?;
+            let path = join(dir, &self.new.dir(dir)?, name);
+            self.new.expand(path, ino, kind, &mut |path, ino| note(paths, path, ino, |ends| &mut ends.new))?;
         }
         Ok(())
     }
@@ -168,7 +199,7 @@ impl Found<'_> {
                 links.push((record.parent, Arc::clone(&record.name)));
             }
             for (dir, name) in links {
-                let path = join(&self.new.dir(dir)?, &name);
+                let path = join(dir, &self.new.dir(dir)?, &name);
                 self.paths.entry(path).or_insert(Ends { old: Some(*ino), new: Some(*ino) });
             }
         }
