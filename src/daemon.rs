@@ -12,7 +12,7 @@
 //! | `errands` | what takes long, one after the other, on a thread of its own |
 //! | `shared`, `lineage_log`, `kernel`, `production` | what FUSE threads read, and what the kernel is told |
 //! | `hooks` | commands that are told of events |
-//! | `logging`, `signals` | the process |
+//! | `logging`, `signals`, `supervisor` | the process |
 
 mod dispatcher;
 mod documents;
@@ -41,6 +41,7 @@ mod shared;
 mod signals;
 mod start;
 mod stop;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 mod todo;
@@ -114,6 +115,7 @@ pub fn run(options: DaemonOptions, ready: impl FnOnce(Result<(), &DaemonError>))
     match start::start(&options, Arc::new(SystemClock)) {
         Ok(started) => {
             ready(Ok(()));
+            supervisor::ready(started.mounts.mount_point());
             stop::run(started)
         }
         Err(error) => {

@@ -8,7 +8,8 @@ use std::process::Command;
 
 use shadowfs::config::{Config, DEFAULT_FILE};
 
-const DOCUMENTS: &[&str] = &["README.md", "CHANGELOG.md", "docs/design.md", "docs/format.md", "docs/json.md", "docs/semantics.md"];
+const DOCUMENTS: &[&str] =
+    &["README.md", "CHANGELOG.md", "docs/design.md", "docs/format.md", "docs/json.md", "docs/security.md", "docs/semantics.md"];
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_else(|why| panic!("{path}: {why}"))

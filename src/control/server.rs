@@ -9,14 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::client::SOCKET;
 use super::protocol::{ErrorKind, Refusal, Reply, Request};
-use super::wire::{WireError, read_frame, write_frame};
+use super::wire::{MAX_REQUEST, WireError, read_frame_within, write_frame};
+use crate::clock::{Clock, SystemClock};
 
 /// Connections served at once; a `wait` holds one for as long as it waits.
 const MOST_CONNECTIONS: usize = 64;
@@ -136,7 +137,8 @@ fn serve_peer(stream: &UnixStream, handler: &dyn Handler) {
         }
         Err(error) => return refuse(stream, ErrorKind::Failed, format!("who is asking is not known: {error}")),
     }
-    let reply = match read_frame::<Request>(&mut &*stream) {
+    let mut patient = Patient { stream, until: SystemClock.instant() + PEER_PATIENCE };
+    let reply = match read_frame_within::<Request>(&mut patient, MAX_REQUEST) {
         Ok(request) => handler.handle_while(request, &|| has_hung_up(stream)),
         // Somebody who only looks whether a daemon is there.
         Err(WireError::Ended) => return,
@@ -146,6 +148,23 @@ fn serve_peer(stream: &UnixStream, handler: &dyn Handler) {
         }
     };
     send(stream, &reply);
+}
+
+/// Reads from a peer that has so long for all of its request: a byte now and then must not hold a connection.
+struct Patient<'a> {
+    stream: &'a UnixStream,
+    until: Instant,
+}
+
+impl io::Read for Patient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.saturating_duration_since(SystemClock.instant());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        io::Read::read(&mut &*self.stream, buffer)
+    }
 }
 
 /// Whether the peer has closed its end: a `wait` that was interrupted must not hold its connection until the verdict.
@@ -180,8 +199,9 @@ fn send(stream: &UnixStream, reply: &Reply) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-    use std::io::Write;
+    use std::io::{Read, Write};
 
+    use super::super::wire::read_frame;
     use super::*;
 
     struct Echo;
@@ -234,6 +254,21 @@ mod tests {
         let mut stream = connect(store.path());
         write_frame(&mut stream, &Request::Ghosts).unwrap();
         assert_eq!(read_frame::<Reply>(&mut stream).unwrap(), Reply::Text("Ghosts".to_owned()));
+    }
+
+    #[test]
+    fn a_request_is_short_and_comes_in_time() {
+        let (peer, own) = UnixStream::pair().unwrap();
+        let long = MAX_REQUEST + 1;
+        (&peer).write_all(&long.to_le_bytes()).unwrap();
+        let until = SystemClock.instant();
+        let mut patient = Patient { stream: &own, until: until + PEER_PATIENCE };
+        let refused = read_frame_within::<Request>(&mut patient, MAX_REQUEST).unwrap_err();
+        assert_eq!(refused.to_string(), "a message of 1048577 bytes is over the limit of 1048576");
+        // Bytes are there, the time is over.
+        (&peer).write_all(&[0; 64]).unwrap();
+        let mut late = Patient { stream: &own, until };
+        assert_eq!(late.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

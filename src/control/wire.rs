@@ -10,6 +10,9 @@ use crate::store::codec::{self, CodecError};
 /// The longest frame either side accepts: a diff of a million paths fits, a broken peer does not.
 pub const MAX_FRAME: u32 = 64 << 20;
 
+/// The longest request: a path and a message are all that is of any length in one.
+pub const MAX_REQUEST: u32 = 1 << 20;
+
 /// Why a frame could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
@@ -19,9 +22,9 @@ pub enum WireError {
     /// The peer ended the connection before a frame, or in the middle of one.
     #[error("the connection ended early")]
     Ended,
-    /// The frame is longer than `MAX_FRAME`.
-    #[error("a message of {0} bytes is over the limit of {MAX_FRAME}")]
-    TooLong(u64),
+    /// The frame is longer than the reader takes.
+    #[error("a message of {0} bytes is over the limit of {1}")]
+    TooLong(u64, u32),
     /// The bytes are no message that this version knows.
     #[error("a message that this version of shadowfs does not know: {0}")]
     Unknown(#[from] CodecError),
@@ -31,20 +34,25 @@ pub enum WireError {
 pub fn write_frame<T: Serialize>(writer: &mut impl Write, message: &T) -> Result<(), WireError> {
     let bytes = codec::encode(message);
     let length = u32::try_from(bytes.len()).ok().filter(|length| *length <= MAX_FRAME);
-    let length = length.ok_or(WireError::TooLong(bytes.len() as u64))?;
+    let length = length.ok_or(WireError::TooLong(bytes.len() as u64, MAX_FRAME))?;
     writer.write_all(&length.to_le_bytes())?;
     writer.write_all(&bytes)?;
     writer.flush()?;
     Ok(())
 }
 
-/// Reads one message.
+/// Reads one message of up to `MAX_FRAME` bytes.
 pub fn read_frame<T: DeserializeOwned>(reader: &mut impl Read) -> Result<T, WireError> {
+    read_frame_within(reader, MAX_FRAME)
+}
+
+/// Reads one message of up to `most` bytes.
+pub fn read_frame_within<T: DeserializeOwned>(reader: &mut impl Read, most: u32) -> Result<T, WireError> {
     let mut length = [0; 4];
     read_exact(reader, &mut length)?;
     let length = u32::from_le_bytes(length);
-    if length > MAX_FRAME {
-        return Err(WireError::TooLong(u64::from(length)));
+    if length > most {
+        return Err(WireError::TooLong(u64::from(length), most));
     }
     // Grown as bytes arrive: a peer that announces much and sends little costs nothing.
     let mut bytes = Vec::new();
@@ -128,7 +136,7 @@ mod tests {
 
     #[test]
     fn what_a_broken_peer_sends_is_refused() {
-        assert!(matches!(read_frame::<Reply>(&mut &u32::MAX.to_le_bytes()[..]), Err(WireError::TooLong(_))));
+        assert!(matches!(read_frame::<Reply>(&mut &u32::MAX.to_le_bytes()[..]), Err(WireError::TooLong(..))));
         let mut bytes = 3_u32.to_le_bytes().to_vec();
         bytes.extend([0xff, 0xff, 0xff]);
         assert!(matches!(read_frame::<Reply>(&mut bytes.as_slice()), Err(WireError::Unknown(_))));

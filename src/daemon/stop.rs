@@ -10,6 +10,7 @@ use super::dispatcher::{Dispatcher, Key};
 use super::production::ProductionMount;
 use super::requests::refused;
 use super::start::{MARKER, Started};
+use super::supervisor;
 use super::todo::Todo;
 use crate::control::protocol::{ErrorKind, Reply};
 use crate::fs::Mounts;
@@ -30,6 +31,7 @@ pub(super) fn run(started: Started) -> Result<(), DaemonError> {
         // Who asks gets told if the mount is in use; a signal, or a mount that somebody took down, does not wait.
         match take_down(&mut dispatcher, &mounts, askers.is_empty()) {
             Ok(()) => {
+                supervisor::stopping();
                 drop(watch);
                 let ended = finish(dispatcher, mounts);
                 for asker in askers {
