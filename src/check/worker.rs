@@ -97,6 +97,8 @@ fn why_not_started(job: &CommandJob, error: &io::Error) -> String {
 impl CommandJob {
     /// Gives a process what the command is to find in its environment.
     pub(super) fn set_environment(&self, command: &mut Command) {
+        // A check must not say to systemd how the daemon is.
+        command.env_remove("NOTIFY_SOCKET");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if let Some(user) = &self.user {
             command.env("USER", &user.name).env("LOGNAME", &user.name).env_remove("HOME");
@@ -130,8 +132,6 @@ fn start(job: &CommandJob) -> io::Result<Started> {
     // The daemon blocks the signals that it waits for; a `timeout` in a check could not end anything.
     sys::with_all_signals(&mut command);
     sys::open_files::restored(&mut command);
-    // A check must not say to systemd how the daemon is.
-    command.env_remove("NOTIFY_SOCKET");
     let child = command.spawn()?;
     Ok(Started { child, output, warden: None })
 }

@@ -89,6 +89,7 @@ impl Warden {
         command.arg0(NAME).current_dir("/").stdin(OwnedFd::from(theirs)).stdout(output.try_clone()?).stderr(output).process_group(0);
         job.set_environment(&mut command);
         sys::child::with_all_signals(&mut command);
+        sys::open_files::restored(&mut command);
         let child = command.spawn()?;
         drop(command);
         let CommandLimits { grace, output: _, memory, processes, open_files, cpu } = job.limits;

@@ -42,6 +42,13 @@ pub fn share(most: usize) -> NonZeroUsize {
     NonZeroUsize::new(most.min(soft / 8)).unwrap_or(NonZeroUsize::MIN)
 }
 
+/// Whether so many files are open that none should stay so without need, going by the number of one.
+#[must_use]
+pub fn are_many(file: &impl AsRawFd) -> bool {
+    let used = rlim_t::try_from(file.as_raw_fd()).unwrap_or(rlim_t::MAX);
+    getrlimit(Resource::RLIMIT_NOFILE).is_ok_and(|(soft, _)| used >= soft / 4)
+}
+
 /// Refuses a file that was just opened for a writer if it is one of the last. The kernel gives the lowest number that is free, so the
 /// number says how many are in use.
 ///

@@ -121,7 +121,7 @@ impl Objects {
             let read;
             let bytes: &[u8] = match input {
                 Input::Bytes(bytes) => bytes,
-                Input::File(file, name) => match small_bytes(file, name)? {
+                Input::File(id) => match small_bytes(&*self.pending_file(*id)?, &file_name(*id))? {
                     Some(bytes) => {
                         read = bytes;
                         &read

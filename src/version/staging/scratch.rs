@@ -10,6 +10,7 @@ use super::state::State;
 use super::working::{Work, data_len, keep_reserve};
 use crate::ids::{Ino, ObjectId};
 use crate::store::HostFile;
+use crate::sys::open_files;
 use crate::tree::key::{Content, InodeRecord};
 use crate::version::error::{FsError, FsResult};
 
@@ -67,7 +68,15 @@ impl Staging {
                 **work = Work::Stored;
                 Some(object)
             }
-            Ok(false) => None,
+            Ok(false) => {
+                // Without a name it would stay open until the journal gives it one.
+                if open_files::are_many(backing.file.host())
+                    && let Err(error) = self.cx.store.objects().name(object)
+                {
+                    tracing::warn!(%error, %ino, "a file stays open");
+                }
+                None
+            }
             Err(error) => {
                 tracing::warn!(%error, %ino, "a small file keeps its host file");
                 None
