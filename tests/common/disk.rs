@@ -286,8 +286,11 @@ impl State {
     fn note(&mut self, op: &DiskOp<'_>, ran: usize) -> usize {
         let done = match *op {
             DiskOp::Open { name, .. } => {
-                if let Some(Node::File(file)) = self.names.get(name) {
-                    return *file;
+                match self.names.get(name) {
+                    Some(Node::File(file)) => return *file,
+                    // Nothing is written to a directory.
+                    Some(Node::Dir) => return FileNumber::MAX,
+                    None => {}
                 }
                 let file = self.files;
                 self.files += 1;
