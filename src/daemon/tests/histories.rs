@@ -133,10 +133,16 @@ impl Model {
         self.versions.iter().filter_map(waits).collect()
     }
 
+    /// The same, each after what it stands on: a version that was open while another was carried over stands on a newer number.
+    fn grounds_first(&self) -> Vec<VersionId> {
+        let mut found = self.unjudged();
+        found.sort_by_key(|version| self.ancestry(*version).len());
+        found
+    }
+
     fn pass(&mut self, version: VersionId) {
         self.set(version).passed = true;
-        // Parents have smaller numbers than those that stand on them.
-        for version in self.unjudged() {
+        for version in self.grounds_first() {
             let known = &self.versions[&version];
             if known.passed && matches!(self.versions[&known.parent].state, state if good(state) || state == VersionState::Expired) {
                 self.set(version).state = VersionState::Valid;
@@ -149,13 +155,12 @@ impl Model {
     }
 
     /// Sets what is open aside, or carries it, when staging moves. `ghost`: its number.
-    fn move_staging(&mut self, from: &Content, to: VersionId, ghost: Option<VersionId>) {
+    fn move_staging(&mut self, from: VersionId, to: VersionId, ghost: Option<VersionId>) {
         let Some(open) = self.open.take() else { return };
-        match merged(from, &self.versions[&to].content, &open) {
+        match merged(&self.versions[&from].content, &self.versions[&to].content, &open) {
             Some(content) => self.open = Some(content),
             None => {
-                let parent = self.versions.iter().rev().find(|(_, known)| known.content == *from).map_or(to, |(version, _)| *version);
-                let known = Known { parent, content: open, state: VersionState::Ghost, passed: false, held: false, into: None };
+                let known = Known { parent: from, content: open, state: VersionState::Ghost, passed: false, held: false, into: None };
                 self.versions.insert(ghost.unwrap(), known);
                 self.restored = false;
             }
@@ -207,6 +212,7 @@ impl Lab {
             self.dispatcher.drain_staging();
             self.dispatcher.work();
             self.dispatcher.promote_due();
+            assert!(self.dispatcher.retry_at.is_none(), "the disk is well, and a step failed: {:?}", self.dispatcher.warnings);
             if self.dispatcher.sealing.is_some() {
                 await_seal(&mut self.dispatcher);
             } else if self.dispatcher.todo.is_empty() {
@@ -286,17 +292,17 @@ impl Lab {
         let reason = Reason::ChecksFailed { checks: vec!["v".to_owned()], summary: "it is bad".to_owned() };
         self.dispatcher.todo.push_back(Todo::Reject(version, reason));
         self.settle();
-        let below = self.model.versions[&self.model.base].content.clone();
+        let below = self.model.base;
         self.reject_known(version);
         let to = self.model.base;
-        self.model.move_staging(&below, to, ghost);
+        self.model.move_staging(below, to, ghost);
     }
 
     /// What the maps say of a rejection. Only the numbers of versions that are carried over are the daemon's.
     fn reject_known(&mut self, version: VersionId) {
         let model = &mut self.model;
         let stranded: Vec<_> =
-            model.unjudged().into_iter().filter(|above| *above != version && model.ancestry(*above).contains(&version)).collect();
+            model.grounds_first().into_iter().filter(|above| *above != version && model.ancestry(*above).contains(&version)).collect();
         model.set(version).state = VersionState::Ghost;
         // What each that is gone has become, for those on top of it.
         let mut become_of = BTreeMap::from([(version, model.landing(version))]);
@@ -346,9 +352,9 @@ impl Lab {
             let known = model.set(version);
             known.held |= good(known.state) || known.state == VersionState::Checking;
         }
-        let below = model.versions[&model.base].content.clone();
+        let below = model.base;
         model.base = target;
-        model.move_staging(&below, target, ghost);
+        model.move_staging(below, target, ghost);
     }
 
     fn promote(&mut self, index: prop::sample::Index) {
@@ -374,9 +380,9 @@ impl Lab {
         model.promote(version, &batch);
         if !on_the_line {
             path.iter().for_each(|step| model.set(*step).held = false);
-            let below = model.versions[&model.base].content.clone();
+            let below = model.base;
             model.base = version;
-            model.move_staging(&below, version, ghost);
+            model.move_staging(below, version, ghost);
         }
     }
 

@@ -18,7 +18,7 @@ pub(super) fn seal(daemon: &Daemon, dispatcher: &mut Dispatcher) {
     dispatcher.work();
     let frozen = daemon.connections().staging.freeze(true).unwrap().unwrap();
     let (record, _) = crate::version::seal::seal(&daemon.connections().shared.store, &frozen, None, SystemClock.now()).unwrap();
-    dispatcher.staging_base = record.version;
+    dispatcher.staging_base = if frozen.is_unchanged() { frozen.parent() } else { record.version };
     dispatcher.sealed(record);
 }
 
