@@ -15,7 +15,7 @@ use crate::clock::Clock;
 #[derive(Debug)]
 pub enum Work {
     /// Runs a command.
-    Command(CommandJob),
+    Command(Box<CommandJob>),
     /// Runs a check of our own.
     Builtin(Box<BuiltinJob>),
 }

@@ -198,7 +198,7 @@ fn the_pool_tells_how_each_job_ended() {
         let (handle, cancel) = Cancel::new();
         handles.push(handle);
         let job = CommandJob { log: dir.path().join(code.to_string()), ..shell(dir.path(), &format!("exit {code}")) };
-        pool.submit(Job { key: code, work: Work::Command(job), cancel });
+        pool.submit(Job { key: code, work: Work::Command(Box::new(job)), cancel });
     }
     let mut ended: Vec<_> = (0..6).map(|_| told.recv().unwrap()).map(|(key, attempted)| (key, attempted.outcome)).collect();
     ended.sort_by_key(|(key, _)| *key);

@@ -247,7 +247,7 @@ impl Dispatcher {
         let log = self.store.log_path(version, &start.check.name, start.attempt).map_err(|error| error.to_string())?;
         let (timeout, limits) = (start.check.timeout, start.check.limits.clone());
         match &start.check.action {
-            Action::Run(command) => Ok(Work::Command(CommandJob {
+            Action::Run(command) => Ok(Work::Command(Box::new(CommandJob {
                 command: command.clone(),
                 directory: self.tree_of(version),
                 environment: self.environment(version, run.base, run.changes.file.clone()),
@@ -256,7 +256,7 @@ impl Dispatcher {
                 timeout,
                 input: Vec::new(),
                 limits,
-            })),
+            }))),
             Action::Builtin(name) => {
                 let record = self.history.get(version).ok_or("its record is gone")?;
                 let ground = self.history.get(run.ground).unwrap_or(record);

@@ -87,7 +87,7 @@ impl Dispatcher {
             input: Vec::new(),
             limits,
         };
-        self.submit(key, Work::Command(job));
+        self.submit(key, Work::Command(Box::new(job)));
     }
 
     pub(super) fn pre_ended(&mut self, id: u64, outcome: &Outcome) {
