@@ -27,6 +27,7 @@ mod crash_points;
 mod damage;
 #[path = "../../tests/common/disk.rs"]
 mod disk;
+mod faults;
 mod histories;
 mod life;
 mod model;
