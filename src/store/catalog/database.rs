@@ -75,7 +75,8 @@ pub(super) struct Tables {
 
 /// One opening of the database.
 struct Session {
-    db: Database,
+    /// There until the session is dropped.
+    db: Option<Database>,
     tables: RwLock<Arc<Tables>>,
 }
 
@@ -116,7 +117,7 @@ impl Store {
     /// Begins to write; waits for the transaction before to end.
     pub(super) fn begin(&self) -> Result<Writing> {
         let attempt = |session: Arc<Session>| {
-            let transaction = shielded("begin a transaction of the catalog", || session.db.begin_write().map_err(redb::Error::from))?;
+            let transaction = shielded("begin a transaction of the catalog", || session.db()?.begin_write().map_err(redb::Error::from))?;
             Ok(Writing { session, transaction })
         };
         let session = self.session();
@@ -176,13 +177,31 @@ impl Session {
             shielded("make the tables of catalog.redb", || make_tables(&db))?;
         }
         let tables = RwLock::new(Arc::new(shielded("open the tables of catalog.redb", || open_tables(&db))?));
-        Ok(Self { db, tables })
+        Ok(Self { db: Some(db), tables })
+    }
+
+    fn db(&self) -> std::result::Result<&Database, redb::Error> {
+        self.db.as_ref().ok_or(redb::Error::DatabaseClosed)
     }
 
     fn refresh(&self) -> Result<()> {
-        let tables = shielded("open the tables of catalog.redb", || open_tables(&self.db))?;
+        let tables = shielded("open the tables of catalog.redb", || open_tables(self.db()?))?;
         *self.tables.write() = Arc::new(tables);
         Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        // On a damaged file the database may give up even at its end.
+        let closed = shielded("close catalog.redb", || {
+            drop(db);
+            Ok(())
+        });
+        if let Err(error) = closed {
+            tracing::error!("{error}");
+        }
     }
 }
 
