@@ -151,7 +151,10 @@ fn detach_all(path: &Path) -> Result<(), MountError> {
     if privileged() {
         let below = mountinfo::mounted_below(path).map_err(MountError::refused(path, "reading /proc/self/mountinfo"))?;
         for mount in below.iter().rev() {
-            detach(&mount.mount_point)?;
+            // The way to it leads through the corpse, which may not answer for the name any more.
+            if let Err(error) = detach(&mount.mount_point) {
+                tracing::debug!(%error, "it goes with what it is mounted on");
+            }
         }
     }
     detach(path)
