@@ -23,7 +23,7 @@ const ROUNDS: usize = 24;
 fn content(worker: usize, number: usize) -> Vec<u8> {
     let mut bytes = format!("{worker} {number}\n").into_bytes();
     // Small ones, and some that are no longer packed.
-    let len = 20 + number * 7919 % 3000 * if number % 5 == 0 { 100 } else { 1 };
+    let len = 20 + number * 7919 % 3000 * if number.is_multiple_of(5) { 100 } else { 1 };
     bytes.extend((0..len).map(|at| b'a' + ((at + number) % 26) as u8));
     bytes
 }
@@ -55,7 +55,7 @@ fn write_and_rename(dir: &Path, worker: usize, number: usize) {
     let temporary = dir.join(format!("temporary-{worker}-{number}"));
     let Some(mut file) = may_be_gone("create", File::create(&temporary)) else { return };
     let written = may_be_gone("write", file.write_all(&content(worker, number)));
-    if number % 7 == 0 {
+    if number.is_multiple_of(7) {
         may_be_gone("fsync", file.sync_all());
     }
     // The close tells whether the file went down with a version.
@@ -80,7 +80,7 @@ fn work(staging: &Path, worker: usize, stop: &Path) {
         write_and_rename(&dir(number), worker, number);
         let (file, linked) = (dir(number).join(format!("file-{worker}-{}", number % 6)), dir(number + 1).join(format!("link-{worker}")));
         may_be_gone("link", fs::hard_link(&file, &linked));
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             may_be_gone("unlink", fs::remove_file(&linked));
             may_be_gone("unlink", fs::remove_file(dir(number / 3).join(format!("file-{worker}-{}", number / 3 % 6))));
         }
@@ -199,7 +199,7 @@ fn all_operations(mnt: &Path) {
     file.sync_all().unwrap();
     file.set_len(200_000).unwrap();
     nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, 250_000).unwrap();
-    nix::fcntl::copy_file_range(&file, None, &File::create(at("copied")).unwrap(), None, 10_000).unwrap();
+    nix::fcntl::copy_file_range(&file, None, File::create(at("copied")).unwrap(), None, 10_000).unwrap();
     fs::set_permissions(at("file"), fs::Permissions::from_mode(0o640)).unwrap();
     rustix::fs::setxattr(at("file"), "user.note", b"value", rustix::fs::XattrFlags::empty()).unwrap();
     fs::hard_link(at("file"), at("hard")).unwrap();
