@@ -109,7 +109,7 @@ fn small_store() -> Sandbox {
     sandbox.on(["tag", "v1", "t1"]).expect(0);
     ghost(&sandbox, noise(4, 3_000));
     fs::write(sandbox.staging().join("open"), noise(5, 5_000)).unwrap();
-    sandbox.unmount();
+    story::at_rest(&sandbox);
     sandbox
 }
 

@@ -196,7 +196,7 @@ fn a_store_copied_while_it_is_not_mounted_works() {
     sandbox.on(["tag", "v1", "t1"]).expect(0);
     fs::write(sandbox.staging().join("open"), "not sealed").unwrap();
     let log = sandbox.on(["log", "--json"]).expect(0).json();
-    sandbox.unmount();
+    story::at_rest(&sandbox);
     let copy = Sandbox::new();
     let copied = std::process::Command::new("cp").arg("-a").arg(sandbox.store()).arg(copy.store()).status().unwrap();
     assert!(copied.success());

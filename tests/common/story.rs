@@ -92,6 +92,12 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Unmounts, and waits until the daemon has let go of everything: it answers a moment before.
+pub fn at_rest(sandbox: &Sandbox) {
+    sandbox.unmount();
+    eventually("the daemon is gone", || !sandbox.store().join("control.sock").exists());
+}
+
 /// Every file below a directory of the store.
 pub fn files_below(sandbox: &Sandbox, dir: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
