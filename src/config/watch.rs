@@ -1,21 +1,17 @@
 //! Tells when the configuration file may have changed on disk.
 
 use std::ffi::OsStr;
-use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use super::FILE_NAME;
 
 /// A watch on a store's configuration; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Watch {
-    /// Closed, it ends the thread.
-    _alive: PipeWriter,
+    _watcher: RecommendedWatcher,
 }
 
 impl Watch {
@@ -23,42 +19,26 @@ impl Watch {
     /// until they cease before reading.
     ///
     /// The directory is watched, not the file: editors that write a new file and rename it would leave a watch on the old one.
-    /// Of writes only their end is told: the catalog lies beside the file, and each commit writes it a dozen times.
-    ///
-    /// # Errors
-    /// The directory can't be watched, or no thread started.
-    pub fn new(store: &Path, mut changed: impl FnMut() + Send + 'static) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let moved = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_MOVED_FROM;
-        let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE;
-        inotify.add_watch(store, AddWatchFlags::IN_CLOSE_WRITE | moved | made)?;
-        let (over, alive) = io::pipe()?;
-        let watch = move || {
-            while wait(&inotify, &over) {
-                match inotify.read_events() {
-                    Ok(events) if events.iter().any(concerns) => changed(),
-                    Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
-                    Err(error) => return tracing::warn!("changes of {FILE_NAME} are no longer seen by themselves: {error}"),
-                }
-            }
-        };
-        std::thread::Builder::new().name("config".to_owned()).spawn(watch)?;
-        Ok(Self { _alive: alive })
+    pub fn new(store: &Path, mut changed: impl FnMut() + Send + 'static) -> notify::Result<Self> {
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
+            Ok(event) if concerns(&event) => changed(),
+            Ok(_) => {}
+            // The kernel's queue ran over, or the like: look rather than miss a change.
+            Err(_) => changed(),
+        })?;
+        watcher.watch(store, RecursiveMode::NonRecursive)?;
+        Ok(Self { _watcher: watcher })
     }
 }
 
-/// Waits for events; false once the watch is over.
-fn wait(inotify: &Inotify, over: &PipeReader) -> bool {
-    let mut both = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN), PollFd::new(over.as_fd(), PollFlags::empty())];
-    match poll(&mut both, PollTimeout::NONE) {
-        Ok(_) => !both[1].any().unwrap_or(true),
-        Err(error) => error == Errno::EINTR,
-    }
-}
-
-fn concerns(event: &InotifyEvent) -> bool {
-    // If the kernel's queue ran over: look rather than miss a change.
-    event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) || event.name.as_deref() == Some(OsStr::new(FILE_NAME))
+fn concerns(event: &Event) -> bool {
+    // Reading the file is an event as well (the daemon's own reading too): only what can have written counts.
+    let wrote = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => true,
+    };
+    wrote && (event.need_rescan() || event.paths.iter().any(|path| path.file_name() == Some(OsStr::new(FILE_NAME))))
 }
 
 #[cfg(test)]
