@@ -55,7 +55,9 @@ impl Dispatcher {
         let wall = self.clock.now();
         let until = plan.next().map_or(AT_LEAST, |next| next.since(wall));
         let least = if self.config.retention.min_free.0 > 0 { SPACE } else { AT_LEAST };
-        self.retention.at = Some(now + if versions.is_empty() { until.clamp(SOON, least) } else { SOON });
+        // What is being read goes when that ends: nobody tells when.
+        let busy = plan.keep.iter().any(|(_, keep)| *keep == retain::Keep::InUse);
+        self.retention.at = Some(now + if versions.is_empty() && !busy { until.clamp(SOON, least) } else { SOON });
         if versions.is_empty() {
             return;
         }
