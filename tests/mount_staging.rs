@@ -353,6 +353,11 @@ fn bits_that_are_set_while_a_writer_is_open_go_with_its_next_write() {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             file.write_all_at(b"root", 0).unwrap();
             assert_eq!(file.metadata().unwrap().mode() & 0o7777, mode, "root may keep them");
+            let capabilities = [0, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            rustix::fs::setxattr(&path, "security.capability", &capabilities, rustix::fs::XattrFlags::empty()).unwrap();
+            file.write_all_at(b"root", 0).unwrap();
+            assert_eq!(mount::listxattr(&path), "", "capabilities go with any write");
+            assert_eq!(file.metadata().unwrap().mode() & 0o7777, mode, "and root keeps the bits all the same");
             raw::acting_as(1000, || file.write_all_at(b"user", 0)).unwrap();
             assert_eq!(file.metadata().unwrap().mode() & 0o7777, left, "{size} bytes, {mode:o} of {gid}");
             fs::set_permissions(&path, fs::Permissions::from_mode(0o2745)).unwrap();

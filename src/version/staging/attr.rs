@@ -86,8 +86,9 @@ impl Staging {
             state = self.lock();
         }
         if *change == SetAttr::default() {
-            // The kernel asks for the privileges to go, and for nothing else: someone writes the file in passthrough.
-            self.drop_privileges(&mut state, caller, ino, true)?;
+            // The kernel asks for the privileges to go, and for nothing else: someone writes the file in passthrough. It asks for root as
+            // well, who keeps set-id bits, when there are capabilities to take away.
+            self.drop_privileges(&mut state, caller, ino, caller.uid != 0)?;
         }
         let only_size = SetAttr { size: change.size, ..SetAttr::default() };
         if *change != only_size {
