@@ -26,5 +26,7 @@ impl Overlay {
 impl Drop for Overlay {
     fn drop(&mut self) {
         let _ = nix::mount::umount2(&self.store, nix::mount::MntFlags::MNT_DETACH);
+        // The sandbox could not remove its directory while this was mounted in it.
+        let _ = self.store.parent().map(fs::remove_dir_all);
     }
 }
