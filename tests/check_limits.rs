@@ -192,9 +192,10 @@ fn commands_end_with_a_daemon_that_is_killed() {
 
 #[test]
 fn a_command_that_kills_its_warden_has_failed() {
-    let sandbox = mounted("kill -9 $PPID; echo $$ >DIR/self; sleep 1000", "");
+    let sandbox = mounted("sleep 1000 & echo $! >DIR/child; kill -9 $PPID; sleep 1000", "");
     let refused = change(&sandbox, 3);
     assert!(refused.contains("bad: killed by signal 9"), "{refused}");
+    assert!(!runs(pid_in(&sandbox, "child")), "what it had started outlives it");
     sandbox.unmount();
 }
 

@@ -177,15 +177,16 @@ fn supervise(started: Started, timeout: Duration, cancel: &Cancel, output: &mut 
         ended.store(true, Ordering::Release);
         ending
     });
+    let answer = warden.as_ref().map(Warden::answer);
+    if matches!(answer, Some(Ok(None))) {
+        // The warden was killed: by its command, for all that is known.
+        warden::end_session(group);
+    }
     let status = child.wait();
     match (ending, status) {
         (Ending::Cancelled, _) => Ok(Outcome::Cancelled),
         (Ending::TimedOut, _) => Ok(Outcome::TimedOut),
-        (Ending::Exited, Ok(status)) => match warden.as_ref().map(Warden::answer).transpose()?.flatten() {
-            Some(outcome) => Ok(outcome),
-            // The warden was killed: by its command, for all that is known.
-            None => Ok(from_status(status)),
-        },
+        (Ending::Exited, Ok(status)) => Ok(answer.transpose()?.flatten().unwrap_or_else(|| from_status(status))),
         (Ending::Exited, Err(error)) => Ok(could_not_start(format!("its end can't be seen: {error}"))),
     }
 }

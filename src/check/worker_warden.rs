@@ -3,7 +3,8 @@
 //! The kernel gives it every orphan among the command's descendants (`PR_SET_CHILD_SUBREAPER`), so nothing that the command starts gets
 //! away by a session or a fork of its own: the warden ends only when all of it has. It starts the command with its user and its limits,
 //! watches what can't be left to the kernel, and ends everything when it is told to, or when the daemon is gone: both are the end of
-//! the socket that is its standard input. If somebody kills the warden, the kernel kills the command.
+//! the socket that is its standard input. If somebody kills the warden, the kernel kills the command, and the daemon the rest of the
+//! session that the warden leads: all but what has left that session.
 //!
 //! The order comes over that socket as a line of JSON, and so does the answer.
 
@@ -24,7 +25,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::worker::{CommandJob, await_exit, input};
@@ -86,7 +87,7 @@ impl Warden {
     pub(super) fn start(job: &CommandJob, output: io::PipeWriter) -> io::Result<(Child, Self)> {
         let (mut line, theirs) = UnixStream::pair()?;
         let mut command = Command::new("/proc/self/exe");
-        command.arg0(NAME).current_dir("/").stdin(OwnedFd::from(theirs)).stdout(output.try_clone()?).stderr(output).process_group(0);
+        command.arg0(NAME).current_dir("/").stdin(OwnedFd::from(theirs)).stdout(output.try_clone()?).stderr(output);
         job.set_environment(&mut command);
         sys::child::with_all_signals(&mut command);
         sys::open_files::restored(&mut command);
@@ -134,6 +135,38 @@ impl Warden {
     }
 }
 
+/// Kills what a warden that was killed has left in its session. The warden must not be reaped yet, so that the number is still its own.
+pub(super) fn end_session(warden: Pid) {
+    let over = after(REAP);
+    loop {
+        let left = session(warden);
+        for process in &left {
+            let _ = kill(*process, Signal::SIGKILL);
+        }
+        // One that forks meanwhile is seen by the next look.
+        if left.is_empty() || over.try_recv().is_ok() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The processes of a session that have not ended, but for its leader.
+fn session(leader: Pid) -> Vec<Pid> {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let numbers = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
+    numbers.filter(|process| *process != leader && is_in(*process, leader)).collect()
+}
+
+/// Whether a process has not ended and is in this session: proc_pid_stat(5), the fields 3 (state) and 6 (session).
+fn is_in(process: Pid, session: Pid) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{process}/stat")) else { return false };
+    // The name before them, in parentheses, may hold anything.
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
+    let ended = matches!(fields.next(), None | Some("Z" | "X"));
+    !ended && fields.nth(2).and_then(|field| field.parse().ok()) == Some(session.as_raw())
+}
+
 fn send(line: &mut UnixStream, what: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_vec(what)?;
     text.push(b'\n');
@@ -163,7 +196,8 @@ pub fn main(arguments: &[OsString]) -> Option<ExitCode> {
 
 fn guard(order: &Order, line: &UnixStream) -> Answer {
     let not_started = |error: io::Error| Answer::NotStarted { errno: error.raw_os_error(), why: error.to_string() };
-    if let Err(error) = prctl::set_child_subreaper(true) {
+    // The session is what the daemon knows the command's processes by if the warden is killed.
+    if let Err(error) = setsid().and_then(|_| prctl::set_child_subreaper(true)) {
         return not_started(error.into());
     }
     let (mut child, told) = match spawn(order).and_then(|child| Ok((child, until_closed(line)?))) {

@@ -14,7 +14,7 @@ use crate::store::verify::{Finding, Severity};
 use crate::store::{SealObject, Store};
 use crate::tree::key::{Content, Extent, FileKind, InodeRecord, Key, Part, Value};
 use crate::tree::verify::fsck;
-use crate::tree::{Nodes, Reach, Snapshot, Tree};
+use crate::tree::{Nodes, Reach, Snapshot, Tree, TreeError};
 use crate::version::history::{Decision, History};
 use crate::version::import;
 
@@ -232,11 +232,14 @@ impl Lab {
     }
 
     pub(crate) fn read(&self, version: VersionId) -> Files {
+        self.try_read(version).into_iter().map(|(name, bytes)| (name, bytes.unwrap())).collect()
+    }
+
+    /// As [`Lab::read`], where files may be damaged.
+    pub(crate) fn try_read(&self, version: VersionId) -> BTreeMap<String, Result<Vec<u8>, TreeError>> {
         let snapshot = Snapshot::new(self.tree(version), Arc::clone(&self.store));
         let entries = snapshot.entries(Ino::ROOT, 0, usize::MAX).unwrap();
-        let file = |(name, ino, _): (Arc<[u8]>, Ino, FileKind)| {
-            (String::from_utf8(name.to_vec()).unwrap(), snapshot.read(ino, 0, 1 << 30).unwrap())
-        };
+        let file = |(name, ino, _): (Arc<[u8]>, Ino, FileKind)| (String::from_utf8(name.to_vec()).unwrap(), snapshot.read(ino, 0, 1 << 30));
         entries.into_iter().map(file).collect()
     }
 
