@@ -389,3 +389,28 @@ fn what_is_stored_through_a_mapping_keeps_its_place_in_a_file_opened_for_appendi
         }
     });
 }
+
+#[test]
+fn what_becomes_privileged_while_it_is_open_can_be_opened_again() {
+    if !mount::is_root() {
+        return;
+    }
+    each(|m| {
+        let capabilities = [0, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        for size in [0, 10, 300_000] {
+            let path = m.at("staging/armed");
+            let mut first = File::create(&path).unwrap();
+            first.write_all(&vec![1; size]).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap();
+            rustix::fs::setxattr(&path, "security.capability", &capabilities, rustix::fs::XattrFlags::empty()).unwrap();
+            let again = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            assert_eq!(mount::listxattr(&path), "security.capability\0", "an open changes nothing");
+            raw::acting_as(1000, || again.write_all_at(b"user", 0)).unwrap();
+            assert_eq!((mount::listxattr(&path).as_str(), again.metadata().unwrap().mode() & 0o7777), ("", 0o755), "{size} bytes");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap();
+            let cut = OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
+            assert_eq!((cut.metadata().unwrap().len(), first.metadata().unwrap().len()), (0, 0));
+            fs::remove_file(&path).unwrap();
+        }
+    });
+}

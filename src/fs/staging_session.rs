@@ -72,7 +72,6 @@ impl StagingSession {
         match &opened.mode {
             OpenMode::Cached { keep: true } => Served::Here(quiet | FopenFlags::FOPEN_KEEP_CACHE),
             OpenMode::Cached { keep: false } => Served::Here(quiet),
-            OpenMode::Direct => Served::Here(quiet | FopenFlags::FOPEN_DIRECT_IO),
             OpenMode::Passthrough(file) => match self.backings.open(opened.handle, file.host(), register) {
                 Ok(id) => Served::Kernel(quiet, id),
                 Err(error) => {

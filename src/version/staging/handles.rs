@@ -37,7 +37,6 @@ pub(super) struct FileSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     Cached,
-    Direct,
     Passthrough,
 }
 
@@ -126,12 +125,10 @@ impl Staging {
         let mode = self.choose_mode(state, ino, &record, write)?;
         let how = match &mode {
             OpenMode::Cached { .. } => How::Cached,
-            OpenMode::Direct => How::Direct,
             OpenMode::Passthrough(_) => How::Passthrough,
         };
         match how {
             How::Cached => state.pages_old.remove(&ino),
-            How::Direct => false,
             // What has no bytes has no pages either.
             How::Passthrough => !fresh && state.pages_old.insert(ino),
         };
@@ -152,13 +149,13 @@ impl Staging {
         Ok(Opened { handle: state.add_handle(Slot::File(slot)), mode })
     }
 
-    /// An inode must never be open in passthrough and through the page cache at once, nor on two host files. Files whose set-id bits or
-    /// capabilities a write must drop are not written in passthrough.
+    /// An inode must never be open in passthrough and in another way at once, nor on two host files: the kernel answers EIO. Files whose
+    /// set-id bits or capabilities a write must drop do not go to passthrough; where they are there already, the kernel asks for those to go.
     fn choose_mode(&self, state: &mut State, ino: Ino, record: &InodeRecord, write: bool) -> FsResult<OpenMode> {
         let privileged = write && (record.perm & 0o6000 != 0 || state.tree_of(ino).get(&Key::xattr(ino, CAPABILITY))?.is_some());
         let (cached, backing) = state.files.get(&ino).map_or((0, None), |file| (file.cached, file.backing.as_ref()));
         if let Some(backing) = backing {
-            return Ok(if privileged { OpenMode::Direct } else { OpenMode::Passthrough(Arc::clone(&backing.file)) });
+            return Ok(OpenMode::Passthrough(Arc::clone(&backing.file)));
         }
         let own = match record.content {
             Content::Object(object) => (state.pending(ino, object) == Some(Pending::File)).then_some(object),

@@ -107,8 +107,6 @@ pub enum OpenMode {
         /// Whether pages that the kernel has of the inode are right.
         keep: bool,
     },
-    /// Without the page cache (others have the inode open in passthrough, which this handle may not).
-    Direct,
     /// Reads and writes go to this file without asking.
     Passthrough(Arc<HostFile>),
 }
