@@ -391,6 +391,35 @@ fn what_is_stored_through_a_mapping_keeps_its_place_in_a_file_opened_for_appendi
 }
 
 #[test]
+fn a_listing_that_began_before_a_change_hides_it_from_nobody() {
+    each(|m| {
+        let dir = m.at("staging/listed");
+        fs::create_dir(&dir).unwrap();
+        let names = |of: &mut nix::dir::Dir| {
+            let names = of.iter().map(|entry| entry.unwrap().file_name().to_str().unwrap().to_owned());
+            let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+            names.sort();
+            names
+        };
+        let open = || nix::dir::Dir::open(&dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        fs::write(dir.join("a"), "").unwrap();
+        let mut early = open();
+        fs::write(dir.join("b"), "").unwrap();
+        // The kernel knows the time of the directory with `b`.
+        fs::metadata(&dir).unwrap();
+        assert_eq!(names(&mut early), ["a", "b"], "what came before the first read is listed, as on ext4");
+        assert_eq!(names(&mut open()), ["a", "b"]);
+        // Every `iter` ends with rewinddir.
+        fs::write(dir.join("c"), "").unwrap();
+        fs::remove_file(dir.join("a")).unwrap();
+        fs::metadata(&dir).unwrap();
+        assert_eq!(names(&mut early), ["b", "c"], "rewound");
+        assert_eq!(names(&mut open()), ["b", "c"]);
+        fs::remove_dir_all(&dir).unwrap();
+    });
+}
+
+#[test]
 fn what_becomes_privileged_while_it_is_open_can_be_opened_again() {
     if !mount::is_root() {
         return;

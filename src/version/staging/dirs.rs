@@ -1,4 +1,8 @@
-//! Open directories: a handle is a snapshot of the tree, so offsets stay right while entries come and go.
+//! Open directories: a listing is of one snapshot of the tree, so offsets stay right while entries come and go.
+//!
+//! The snapshot is taken when the listing begins, not at opendir(3). rewinddir(3) has to show what came since; and the kernel keeps a
+//! listing for everybody under the time and change counter that the directory had when the listing began, so one that was older than that
+//! would hide a name from all who list the directory later.
 
 use std::sync::Arc;
 
@@ -6,25 +10,23 @@ use super::Staging;
 use super::handles::Slot;
 use super::types::{DirEntry, Handle, NodeRef};
 use crate::ids::Ino;
-use crate::tree::Snapshot;
 use crate::tree::key::{FileKind, Name};
+use crate::tree::{Snapshot, Tree};
 use crate::version::error::{FsError, FsResult};
 
 impl Staging {
-    /// Opens a directory: the handle shows it as it is now, whatever comes and goes.
+    /// Opens a directory.
     pub fn open_dir(&self, node: NodeRef) -> FsResult<Handle> {
         let mut state = self.lock();
         let (ino, _) = state.dir(node)?;
-        let tree = state.tree.clone();
-        Ok(state.add_handle(Slot::Dir { ino, tree }))
+        Ok(state.add_handle(Slot::Dir { ino, tree: None }))
     }
 
-    /// At most `n` entries from `offset` on (0, or an entry's `next_offset`); with their attributes if `plus`.
+    /// At most `n` entries from `offset` on (0, or an entry's `next_offset`); with their attributes if `plus`. From 0 on it is the
+    /// directory as it is now, from there on as it was then, whatever comes and goes.
     pub fn read_dir(&self, handle: Handle, offset: u64, n: usize, plus: bool) -> FsResult<Vec<DirEntry>> {
-        let (dir, snapshot) = match self.lock().handles.get(&handle) {
-            Some(Slot::Dir { ino, tree }) => (*ino, Snapshot::new(tree.clone(), Arc::clone(&self.cx.store))),
-            _ => return Err(FsError::BadHandle),
-        };
+        let (dir, tree) = self.listed(handle, offset == 0)?;
+        let snapshot = Snapshot::new(tree, Arc::clone(&self.cx.store));
         let parent = snapshot.inode(dir)?.ok_or(FsError::Stale)?.parent;
         let mut found: Vec<(Name, Ino, FileKind)> = Vec::new();
         let dots: [(&[u8], Ino); 2] = [(b".", dir), (b"..", parent)];
@@ -47,6 +49,16 @@ impl Staging {
             entries.push(DirEntry { name, node: state.node(ino), kind, next_offset: at, attr });
         }
         Ok(entries)
+    }
+
+    /// The directory of a handle, and the state that it lists: the present one if it begins anew.
+    fn listed(&self, handle: Handle, anew: bool) -> FsResult<(Ino, Tree)> {
+        let mut state = self.lock();
+        let now = state.tree.clone();
+        let Some(Slot::Dir { ino, tree }) = state.handles.get_mut(&handle) else { return Err(FsError::BadHandle) };
+        let shown = tree.take().filter(|_| !anew).unwrap_or(now);
+        *tree = Some(shown.clone());
+        Ok((*ino, shown))
     }
 
     /// The last close of a directory.

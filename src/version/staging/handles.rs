@@ -19,7 +19,11 @@ use crate::version::error::{FsError, FsResult};
 #[derive(Debug)]
 pub(super) enum Slot {
     File(FileSlot),
-    Dir { ino: Ino, tree: Tree },
+    /// With the state that is being listed: that of when the listing began.
+    Dir {
+        ino: Ino,
+        tree: Option<Tree>,
+    },
 }
 
 /// A handle of a regular file.

@@ -75,7 +75,7 @@ impl Staging {
         let frozen = state.frozen.iter().filter(|(journal, _)| !journal.is_committed()).map(|(_, tree)| tree);
         let orphans = state.orphans.values().map(|orphan| &orphan.tree);
         let listed = state.handles.values().filter_map(|slot| match slot {
-            Slot::Dir { tree, .. } => Some(tree),
+            Slot::Dir { tree, .. } => tree.as_ref(),
             Slot::File(_) => None,
         });
         let mut live: Vec<Tree> = Vec::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Staging;
 use super::state::State;
-use super::types::{Invalidation, NodeRef};
+use super::types::Invalidation;
 use crate::ids::{Ino, VersionId};
 use crate::tree::key::{FileKind, Name, Part, Value};
 use crate::tree::{Merge, Snapshot, Tree, merge};
@@ -148,11 +148,11 @@ impl Staging {
 
     pub(super) fn switch_to(&self, state: &mut State, switching: Switching) -> Vec<Invalidation> {
         let Switching { tree, fates, names } = switching;
-        let mut invalidate = Vec::with_capacity(names.len() + fates.len());
+        let mut inodes = Vec::with_capacity(fates.len());
         for (ino, fate) in fates {
             let before = state.node(ino);
             if fate != Fate::Back {
-                invalidate.push(Invalidation::Inode(before));
+                inodes.push(Invalidation::Inode(before));
             }
             if fate == Fate::Changed {
                 continue;
@@ -164,13 +164,11 @@ impl Staging {
         }
         state.tree = tree;
         state.dirty.clear();
-        invalidate.extend(names.into_iter().map(|(dir, name)| Invalidation::Entry { dir: dir_node(state, dir), name }));
-        invalidate
+        // Names first: the kernel takes one away when nobody is in the middle of reading the directory. So what it keeps of a listing that
+        // began before the switch goes with the directory's own notice behind it.
+        let names = names.into_iter().map(|(dir, name)| Invalidation::Entry { dir: state.node(dir), name });
+        names.chain(inodes).collect()
     }
-}
-
-fn dir_node(state: &State, dir: Ino) -> NodeRef {
-    state.node(dir)
 }
 
 impl State {
