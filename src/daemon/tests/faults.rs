@@ -8,10 +8,11 @@ use super::crash_points::{Recorded, content, fast_dir, quiet, sweep, verify_daem
 use super::disk::{Dice, KEPT, Refusal, SimulatedDisk, Sort};
 use super::*;
 use crate::ids::EventSeq;
+use crate::store::StoreError;
 use crate::version::FsError;
 
 /// So many faults in an ordinary run; `SHADOWFS_FAULT_POINTS` asks for more.
-const FAULTS: usize = 24;
+const FAULTS: usize = 100;
 /// As many at once: most of a run is waiting for what is tried again.
 const AT_ONCE: usize = 12;
 
@@ -240,6 +241,7 @@ fn with(fault: Fault) {
         recorded.contents.insert(*version, content(&shown.snapshot));
     }
     drop(visible);
+    recorded.unsure = matches!(shared.store.catalog().begin(), Err(StoreError::Poisoned { .. }));
     drop(daemon);
     let (at, mut dice) = (disk.len(), Dice::new(fault.number as u64));
     let mut crashes = disk.crashes();

@@ -1,7 +1,7 @@
 //! The redb database under the catalog: its file, its tables, and how it comes back after the disk refused something.
 //!
 //! redb stops for good at the first I/O error. A full disk is no reason to stop a filesystem, so the database is opened
-//! anew (on the same file) once that is safe; a failed sync never is, and ends all writing.
+//! anew (on the same file); after a failed sync for reading alone, as it was before the commit that failed.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, StorageBackend, TableDefinition};
 
 use super::super::{HostFile, Result, StoreError};
+use super::backend::{CatalogFile, End, Ended};
 
 /// How much of the catalog redb keeps in memory.
 const CACHE_BYTES: usize = 32 << 20;
@@ -35,32 +36,6 @@ pub(super) const TAGS: TableDefinition<'static, &'static str, u64> = TableDefini
 /// Single records by name: "pointers", "created", "commits", "upkeep".
 pub(super) const SINGLE: TableDefinition<'static, &'static str, Bytes> = TableDefinition::new("single");
 
-/// The catalog's file as redb sees it. It takes no lock: the store holds one on its format file for as long as it is open.
-#[derive(Debug)]
-pub(super) struct Backend(HostFile);
-
-impl StorageBackend for Backend {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(out, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
-    }
-}
-
 /// Every table as of the last commit. Opened once a commit, not once a lookup.
 pub(super) struct Tables {
     pub(super) nodes: ReadOnlyTable<u64, Bytes>,
@@ -78,24 +53,47 @@ struct Session {
     /// There until the session is dropped.
     db: Option<Database>,
     tables: RwLock<Arc<Tables>>,
+    writes: Writes,
+}
+
+/// Where what a session writes goes.
+enum Writes {
+    /// To the file, until the end is put to it.
+    File(End),
+    /// To memory: the session shows what is on disk, while the file can't be opened for writing.
+    Nowhere,
 }
 
 /// The database, through all its sessions.
 pub(super) struct Store {
-    file: HostFile,
-    /// Lock order: `session` before `Session::tables`; neither is held while redb reads or writes.
+    file: Arc<CatalogFile>,
+    /// Lock order: `session` before `Session::tables`; neither is held while redb reads or writes, but when the database is opened anew.
     session: RwLock<Arc<Session>>,
 }
 
 impl Store {
     /// Makes the database in an empty file, or opens the one that the file holds. It has all tables afterwards.
     pub(super) fn open(file: HostFile, create: bool) -> Result<Self> {
-        let session = RwLock::new(Arc::new(Session::open(backend(&file)?, create)?));
+        let file = CatalogFile::new(file).map_err(|error| StoreError::io("read catalog.redb", error))?;
+        let session = RwLock::new(Arc::new(Session::open(&file, create)?));
         Ok(Self { file, session })
     }
 
     fn session(&self) -> Arc<Session> {
         Arc::clone(&self.session.read())
+    }
+
+    /// An error once a sync has failed: then nothing is written any more, and what is shown is what was on disk for sure before.
+    pub(super) fn refuse_if_poisoned(&self) -> Result<()> {
+        match self.file.failed() {
+            None => Ok(()),
+            Some(errno) => Err(StoreError::Poisoned { what: "catalog.redb".to_owned(), errno }),
+        }
+    }
+
+    /// Ends all writing, because it can't be known what is on disk.
+    pub(super) fn poison(&self, errno: i32) {
+        self.file.fail(errno);
     }
 
     /// Reads from the tables as of the last commit; a session that a refused read or write has ended is replaced first.
@@ -120,54 +118,86 @@ impl Store {
             let transaction = shielded("begin a transaction of the catalog", || session.db()?.begin_write().map_err(redb::Error::from))?;
             Ok(Writing { session, transaction })
         };
-        let session = self.session();
+        let session = self.writable()?;
         match attempt(Arc::clone(&session)) {
             Err(error) if stopped(&error) => {
                 self.reopen(&session)?;
-                attempt(self.session())
+                attempt(self.writable()?)
             }
             result => result,
         }
     }
 
-    /// Commits and shows the result to readers. On an error the session has been replaced: `read` tells what is on disk.
+    /// Commits and shows the result to readers. On an error the session has been replaced, and `read` tells what is on disk: the commit
+    /// may be, or not.
     pub(super) fn commit(&self, writing: Writing) -> Result<()> {
         let Writing { session, mut transaction } = writing;
         // Saves the allocator's state with every commit, so that opening after a kill does not walk the whole catalog.
         transaction.set_quick_repair(true);
         let committed = shielded("commit to catalog.redb", || transaction.commit().map_err(redb::Error::from));
         let shown = committed.and_then(|()| session.refresh());
-        if shown.is_err() {
-            // What matters is the first error; if opening fails too, every later use says so.
-            let _ = self.reopen(&session);
+        if let Err(error) = &shown
+            && self.reopen(&session).is_err()
+        {
+            // Nobody can tell what is on disk.
+            self.poison(error.errno());
         }
         shown
     }
 
-    /// Replaces a session that an I/O error has stopped. The old one can't write any more: redb refuses it everything.
+    /// Replaces a session that an error has stopped, by one that writes nothing if need be.
     fn reopen(&self, stopped: &Arc<Session>) -> Result<()> {
         let mut current = self.session.write();
         if !Arc::ptr_eq(&current, stopped) {
             return Ok(());
         }
-        *current = Arc::new(Session::open(backend(&self.file)?, false)?);
+        stopped.end();
+        *current = Arc::new(match self.anew() {
+            Ok(session) => session,
+            Err(error) => {
+                tracing::warn!(%error, "the catalog can be read and not be written");
+                Session::aside(&self.file)?
+            }
+        });
         Ok(())
     }
-}
 
-pub(super) fn backend(file: &HostFile) -> Result<Backend> {
-    Ok(Backend(file.try_clone().map_err(|error| StoreError::io("open catalog.redb", error))?))
-}
+    /// A session that writes. What it shows is on disk before anybody sees it.
+    fn anew(&self) -> Result<Session> {
+        self.file.sync().map_err(|error| StoreError::io("sync catalog.redb", error))?;
+        Session::open(&self.file, false)
+    }
 
-impl Backend {
-    /// Opens the database as it is.
-    pub(super) fn open(self, builder: &redb::Builder) -> std::result::Result<Database, redb::DatabaseError> {
-        builder.create_with_backend(self)
+    /// The session, as one that writes.
+    fn writable(&self) -> Result<Arc<Session>> {
+        let session = self.session();
+        if matches!(session.writes, Writes::File(_)) {
+            return Ok(session);
+        }
+        self.refuse_if_poisoned()?;
+        let mut current = self.session.write();
+        if Arc::ptr_eq(&current, &session) {
+            *current = Arc::new(self.anew()?);
+        }
+        Ok(Arc::clone(&current))
     }
 }
 
 impl Session {
-    fn open(backend: Backend, create: bool) -> Result<Self> {
+    fn open(file: &Arc<CatalogFile>, create: bool) -> Result<Self> {
+        let backend = file.backend();
+        let end = backend.end();
+        let opened = Self::over(backend, create, Writes::File(end.clone()));
+        opened.inspect_err(|_| end.put())
+    }
+
+    /// What is on disk, for readers alone.
+    fn aside(file: &CatalogFile) -> Result<Self> {
+        let aside = file.aside().map_err(|error| StoreError::io("read catalog.redb", error))?;
+        Self::over(aside, false, Writes::Nowhere)
+    }
+
+    fn over(backend: impl StorageBackend, create: bool, writes: Writes) -> Result<Self> {
         let db = shielded("open catalog.redb", || {
             let mut builder = Database::builder();
             builder.set_cache_size(if create { CACHE_BYTES_CREATING } else { CACHE_BYTES });
@@ -177,11 +207,18 @@ impl Session {
             shielded("make the tables of catalog.redb", || make_tables(&db))?;
         }
         let tables = RwLock::new(Arc::new(shielded("open the tables of catalog.redb", || open_tables(&db))?));
-        Ok(Self { db: Some(db), tables })
+        Ok(Self { db: Some(db), tables, writes })
     }
 
     fn db(&self) -> std::result::Result<&Database, redb::Error> {
         self.db.as_ref().ok_or(redb::Error::DatabaseClosed)
+    }
+
+    /// Nothing of it reaches the file any more when this returns, whatever redb does at its end.
+    fn end(&self) {
+        if let Writes::File(end) = &self.writes {
+            end.put();
+        }
     }
 
     fn refresh(&self) -> Result<()> {
@@ -239,10 +276,15 @@ fn open_tables(db: &Database) -> std::result::Result<Tables, redb::Error> {
     })
 }
 
-/// Whether redb has stopped because of an error before this one (or a panic that a damaged page has caused).
+/// Whether redb has stopped because of an error before this one (or a panic that a damaged page has caused), or was stopped.
 fn stopped(error: &StoreError) -> bool {
-    use redb::Error::{DatabaseClosed, LockPoisoned, PreviousIo};
-    matches!(error, StoreError::Catalog { source, .. } if matches!(**source, PreviousIo | DatabaseClosed | LockPoisoned(_)))
+    use redb::Error::{DatabaseClosed, Io, LockPoisoned, PreviousIo};
+    let StoreError::Catalog { source, .. } = error else { return false };
+    match &**source {
+        PreviousIo | DatabaseClosed | LockPoisoned(_) => true,
+        Io(error) => error.get_ref().is_some_and(|inner| inner.is::<Ended>()),
+        _ => false,
+    }
 }
 
 /// Runs redb. Its own words for a damaged file are an error or, in places, a panic: both become `Damaged` here (which needs

@@ -3,6 +3,7 @@
 //!
 //! Every value carries a checksum over its name and its bytes, so damage is found when it is read, and named.
 
+mod backend;
 mod database;
 mod listing;
 mod pages;
@@ -12,7 +13,6 @@ mod transaction;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use redb::ReadableTable;
 use serde::Serialize;
@@ -33,8 +33,6 @@ use crate::ids::{Digest, EventSeq, Ino, NodeId, ObjectId, PackId, VersionId};
 pub struct Catalog {
     database: database::Store,
     ids: Arc<Ids>,
-    /// The errno of a failed sync; 0 while there was none.
-    poisoned: AtomicI32,
 }
 
 impl fmt::Debug for Catalog {
@@ -57,7 +55,7 @@ impl Catalog {
             next_pack: PackId(1),
         };
         let database = database::Store::open(file, true)?;
-        let catalog = Self { database, ids: Arc::new(Ids::new(&first)), poisoned: AtomicI32::new(0) };
+        let catalog = Self { database, ids: Arc::new(Ids::new(&first)) };
         let mut transaction = catalog.begin()?;
         transaction.put_single("created", &at)?;
         transaction.set_pointers(&first)?;
@@ -73,7 +71,7 @@ impl Catalog {
         }
         let database = database::Store::open(file, false)?;
         let pointers = read_pointers(&database)?;
-        Ok(Self { database, ids: Arc::new(Ids::new(&pointers)), poisoned: AtomicI32::new(0) })
+        Ok(Self { database, ids: Arc::new(Ids::new(&pointers)) })
     }
 
     /// The numbers not given out yet.
@@ -226,20 +224,26 @@ impl Catalog {
     }
 
     fn refuse_if_poisoned(&self) -> Result<()> {
-        match self.poisoned.load(Ordering::Acquire) {
-            0 => Ok(()),
-            errno => Err(StoreError::Poisoned { what: "catalog.redb".to_owned(), errno }),
-        }
+        self.database.refuse_if_poisoned()
     }
 
-    /// After a commit that failed. A disk that was full refused a write before the commit point: with the space back, the
-    /// next commit can succeed. Anything else may have lost pages that later reads still show: no commit ever again.
-    fn commit_failed(&self, error: &StoreError, before: u64) {
-        let errno = error.errno();
-        let refused_early = errno == libc::ENOSPC || errno == libc::EDQUOT;
-        let unchanged = matches!(self.commits(), Ok(now) if now == before);
-        if !(refused_early && unchanged) {
-            self.poisoned.store(errno, Ordering::Release);
+    /// After a commit that ended with an error: whether it is on disk all the same. It is if only what comes after the commit point was
+    /// refused (the file is made shorter there). After any other refusal the catalog is what it was, and the next commit can succeed; but
+    /// a sync that failed may have lost pages that later reads still show: no commit ever again.
+    fn settle(&self, error: StoreError, before: u64) -> Result<()> {
+        if self.refuse_if_poisoned().is_err() {
+            return Err(error);
+        }
+        match self.commits() {
+            Ok(now) if now == before => Err(error),
+            Ok(now) if now == before + 1 => {
+                tracing::warn!(%error, "the disk refused something after a commit, which is on disk");
+                Ok(())
+            }
+            Ok(_) | Err(_) => {
+                self.database.poison(error.errno());
+                Err(error)
+            }
         }
     }
 }

@@ -239,6 +239,66 @@ fn a_failed_sync_of_the_catalog_ends_writing_and_not_reading() {
 }
 
 #[test]
+fn after_a_failed_sync_readers_see_what_was_on_disk_before_whichever_sync_of_a_commit_it_was() {
+    let mut failed = 0;
+    for good in 0.. {
+        let (file, refusals) = refusing();
+        let catalog = Catalog::create(file.try_clone().unwrap(), at(1)).unwrap();
+        let put = |id: u64| {
+            let mut transaction = catalog.begin()?;
+            transaction.put_node(NodeId(id), &vec![id as u8; 100_000])?;
+            transaction.commit()
+        };
+        put(1).unwrap();
+        refusals.good_syncs.store(good, SeqCst);
+        refusals.sync.store(libc::EIO, SeqCst);
+        let Err(error) = put(2) else { break };
+        failed += 1;
+        assert_eq!(error.errno(), libc::EIO);
+        refusals.sync.store(0, SeqCst);
+        for _ in 0..2 {
+            assert_eq!(catalog.node(NodeId(1)).unwrap(), vec![1; 100_000]);
+            assert_eq!(catalog.node(NodeId(2)).unwrap_err().to_string(), "damaged store: node 2 is missing");
+            assert!(matches!(put(3), Err(StoreError::Poisoned { errno: libc::EIO, .. })));
+        }
+        drop(catalog);
+        // What the next daemon finds is the state before or after, whole.
+        let again = Catalog::open(file).unwrap();
+        assert_eq!(again.node(NodeId(1)).unwrap(), vec![1; 100_000]);
+        if again.commits().unwrap() > 2 {
+            assert_eq!(again.node(NodeId(2)).unwrap(), vec![2; 100_000]);
+        }
+    }
+    assert!(failed >= 2, "a commit has {failed} syncs");
+}
+
+#[test]
+fn what_is_refused_after_the_commit_point_is_committed() {
+    let (file, refusals) = refusing();
+    let catalog = Catalog::create(file.try_clone().unwrap(), at(1)).unwrap();
+    let put = |id: u64, len: usize| {
+        let mut transaction = catalog.begin()?;
+        transaction.put_node(NodeId(id), &vec![id as u8; len])?;
+        if id > 0 {
+            transaction.remove_node(NodeId(id - 1))?;
+        }
+        transaction.commit()
+    };
+    put(0, 3_000_000).unwrap();
+    refusals.len.store(libc::ENOSPC, SeqCst);
+    // The large node goes, and the file becomes shorter with the commits after that.
+    for id in 1..20 {
+        put(id, 10).unwrap();
+        assert_eq!(catalog.node(NodeId(id)).unwrap(), vec![id as u8; 10]);
+    }
+    assert!(refusals.refused.load(SeqCst) > 0);
+    refusals.len.store(0, SeqCst);
+    put(20, 10).unwrap();
+    drop(catalog);
+    assert_eq!(Catalog::open(file).unwrap().node(NodeId(20)).unwrap(), [20; 10]);
+}
+
+#[test]
 fn transactions_wait_for_one_another() {
     let catalog = catalog();
     std::thread::scope(|scope| {

@@ -229,6 +229,6 @@ impl<'a> Transaction<'a> {
         let before = self.single::<u64>("commits")?.unwrap_or(0);
         self.put_single("commits", &(before + 1))?;
         let Self { catalog, writing, .. } = self;
-        catalog.database.commit(writing).inspect_err(|error| catalog.commit_failed(error, before))
+        catalog.database.commit(writing).or_else(|error| catalog.settle(error, before))
     }
 }

@@ -1,6 +1,6 @@
 //! Objects that can't be made durable: what a failing disk took from a version that was being sealed.
 
-use super::{Live, Objects, SealObject, file_name, hash};
+use super::{Live, Objects, SealObject, dir_name, file_name, hash};
 use crate::ids::{Digest, ObjectId};
 use crate::store::StoreError;
 use crate::store::record::{Location, ObjectRecord};
@@ -51,7 +51,12 @@ impl Objects {
         }
     }
 
+    /// What the disk still gives is to be had after a crash, too, so the file's name is made durable if the disk still does that.
     fn lost_record(&self, id: ObjectId) -> ObjectRecord {
+        let named = self.name(id).and_then(|()| self.host.sync_dir(&dir_name(id)));
+        if let Err(error) = named {
+            tracing::warn!(%error, object = %id, "what is left of a lost object may go with a crash");
+        }
         let len = self.pending_file(id).ok().and_then(|file| file.metadata().ok()).map_or(0, |data| data.len());
         ObjectRecord { len, digest: lost_digest(id), location: Location::File }
     }
