@@ -212,6 +212,11 @@ impl HostFile {
         }
     }
 
+    /// pwrite(2) of what can be done without: the store's reserve is not for it.
+    pub(super) fn write_spare(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        self.write_once(data, offset)
+    }
+
     /// Writes all of it, or fails; then a part may be written.
     pub fn write_all_at(&self, mut data: &[u8], mut offset: u64) -> io::Result<()> {
         while !data.is_empty() {

@@ -10,6 +10,8 @@
 //! | 8 | checksum: the first bytes of BLAKE3 over the frame's place in the file, the two fields before, the payload |
 //! | n | payload: the codec's form of the records |
 //!
+//! Zeros may follow the last one: room for what comes.
+//!
 //! What a crash tears is the end that was never synced: replay stops before the first frame that does not hold. But if a
 //! frame behind it holds and says that the broken one was durable, that is damage, not a torn tail, and an error.
 
@@ -34,6 +36,8 @@ const MAGIC: &[u8] = b"shadowfs journal 1\n";
 /// The first bytes of a frame: none that text or zeros have.
 const MARK: [u8; 4] = [0xf5, b'J', 0xf6, 1];
 const HEADER: usize = 24;
+/// Room that is made ahead: as much as is written, within these bounds, in bytes.
+const ROOM: (u64, u64) = (16 << 10, 1 << 20);
 /// Longest payload; what is longer could not be decoded.
 const PAYLOAD_LIMIT: usize = codec::DECODE_LIMIT - (1 << 20);
 
@@ -108,6 +112,9 @@ pub struct Journal {
     written: u64,
     /// How much of it is durable.
     durable: u64,
+    /// Up to here the file is long, with zeros behind what is written. A sync that changes no length costs one flush of the disk; one that
+    /// does costs a commit of the host's own journal as well (on ext4 0.3 against 4 ms, on a busy machine).
+    room: u64,
     /// Frames that follow what is written.
     pending: Vec<u8>,
     /// Whether the directory is known to have the file's name on disk.
@@ -126,7 +133,7 @@ impl Journal {
         if written < bytes.len() as u64 {
             file.set_len(written).map_err(|error| StoreError::io(format!("cut the torn tail of {name}"), error))?;
         }
-        Ok(Self { host, name, file, written, durable: 0, pending, named: false, poisoned: None })
+        Ok(Self { host, name, file, written, durable: 0, room: written, pending, named: false, poisoned: None })
     }
 
     /// Adds a batch that will be replayed wholly or not at all. In memory until `write`.
@@ -139,10 +146,14 @@ impl Journal {
     }
 
     /// Makes durable what is in it, and says so with an empty batch at its end: damage to the last one can be told from a torn tail then.
+    /// Nothing is behind it any more.
     pub fn finish(&mut self) -> Result<()> {
         self.sync()?;
         self.frame(&[])?;
-        self.sync()
+        self.write()?;
+        self.file.set_len(self.written).map_err(|error| StoreError::io(format!("cut {}", self.name), error))?;
+        self.room = self.written;
+        self.sync_written()
     }
 
     fn frame(&mut self, batch: &[JournalRecord]) -> Result<()> {
@@ -188,6 +199,20 @@ impl Journal {
     /// pages that it could not write, and a second sync succeeds without them.
     pub fn sync(&mut self) -> Result<()> {
         self.write()?;
+        self.make_room();
+        self.sync_written()
+    }
+
+    /// The length is about to be made durable anyway: then for what comes next as well. On a full disk it is left as it is.
+    fn make_room(&mut self) {
+        if self.written <= self.room {
+            return;
+        }
+        let zeros = vec![0; self.written.clamp(ROOM.0, ROOM.1) as usize];
+        self.room = self.written + self.file.write_spare(&zeros, self.written).unwrap_or(0) as u64;
+    }
+
+    fn sync_written(&mut self) -> Result<()> {
         if self.durable == self.written && self.named {
             return Ok(());
         }

@@ -135,6 +135,7 @@ fn a_broken_batch_that_was_durable_is_damage() {
     journal.append(&[edit(3)]).unwrap();
     journal.write().unwrap();
     let bytes = std::fs::read(fixture.path()).unwrap();
+    assert!(bytes.len() as u64 > journal.written, "room was made");
     for at in first..second {
         let mut flipped = bytes.clone();
         flipped[at] ^= 0x10;
@@ -149,6 +150,39 @@ fn a_broken_batch_that_was_durable_is_damage() {
     let mut flipped = bytes;
     flipped[second + 30] ^= 1;
     assert_eq!(fixture.replay_of(&flipped).unwrap(), [edit(1)]);
+}
+
+#[test]
+fn room_is_made_at_a_sync_and_gone_at_the_end() {
+    let fixture = fixture();
+    let len = || std::fs::metadata(fixture.path()).unwrap().len();
+    let mut journal = fixture.open().unwrap();
+    journal.append(&[edit(1)]).unwrap();
+    journal.write().unwrap();
+    assert_eq!(len(), journal.written, "what is not synced needs none");
+    journal.sync().unwrap();
+    let room = len();
+    assert_eq!(room, journal.written + ROOM.0);
+    let mut edits = vec![edit(1)];
+    while journal.written < room {
+        assert_eq!(len(), room, "a sync within the room changes no length");
+        journal.append(&[edit(2)]).unwrap();
+        journal.sync().unwrap();
+        edits.push(edit(2));
+    }
+    assert!(len() > room);
+    assert_eq!(fixture.replay().unwrap(), edits);
+    journal.finish().unwrap();
+    assert_eq!(len(), journal.written);
+    assert_eq!(fixture.replay().unwrap(), edits);
+    drop(journal);
+    // A full disk has no room to spare, and the reserve is not for it.
+    let mut journal = fixture.open().unwrap();
+    journal.append(&[edit(3)]).unwrap();
+    journal.write().unwrap();
+    fixture.refusals.write.store(libc::ENOSPC, SeqCst);
+    journal.sync().unwrap();
+    assert_eq!(len(), journal.written);
 }
 
 #[test]
