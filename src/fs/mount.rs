@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
-use super::adapter_backing::Backings;
+use super::adapter_backing::Opener;
 use super::combined_session::CombinedSession;
 use super::counters::Counters;
 use super::known::Known;
@@ -196,8 +196,7 @@ impl Served {
             store: Arc::clone(&self.store),
             counters: Arc::clone(&self.counters[1]),
             slow,
-            backings: Backings::default(),
-            volatile,
+            opener: Opener { staging: Arc::clone(&self.staging), backings: Arc::default(), volatile },
             passthrough: self.options.passthrough,
             nodes: self.nodes(),
         }

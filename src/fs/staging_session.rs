@@ -12,15 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crossbeam::channel::Sender;
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::adapter_attr::{self, FOREVER, GENERATION};
-use super::adapter_backing::Backings;
+use super::adapter_backing::{Opener, Served};
 use super::adapter_errno::of_staging;
 use super::adapter_reply;
 use super::adapter_staging::{caller, reply_empty};
@@ -30,7 +29,7 @@ use super::slow_lane::SlowLane;
 use super::views::xattr::OWN;
 use crate::store::Store;
 use crate::tree::key::FileKind;
-use crate::version::staging::{Allocate, DirEntry, Handle, NodeRef, OpenMode, Opened, RenameMode, Seek, SetAttr, Staging, XattrMode};
+use crate::version::staging::{Allocate, DirEntry, Handle, NodeRef, RenameMode, Seek, SetAttr, Staging, XattrMode};
 use crate::version::{FsError, FsResult};
 
 /// Entries asked of a directory at a time: about what fits into one answer.
@@ -50,39 +49,12 @@ pub(super) struct StagingSession {
     pub(super) store: Arc<Store>,
     pub(super) counters: Arc<Counters>,
     pub(super) slow: SlowLane,
-    pub(super) backings: Backings,
-    /// Nodes whose attributes the kernel must ask for from now on. Sent by another thread: this one may not notify.
-    pub(super) volatile: Sender<RawNode>,
+    pub(super) opener: Opener,
     pub(super) passthrough: bool,
     pub(super) nodes: StagingNodes,
 }
 
-/// How an opened file is served.
-enum Served {
-    Here(FopenFlags),
-    Kernel(FopenFlags, Arc<BackingId>),
-}
-
 impl StagingSession {
-    /// `register` makes a backing number through the reply at hand.
-    fn serve(&self, opened: &Opened, flags: i32, register: impl FnOnce(&std::fs::File) -> io::Result<BackingId>) -> Served {
-        // A close has something to say only to a writer (ESTALE when its version went down), so only writers are asked.
-        let reads_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
-        let quiet = if reads_only { FopenFlags::FOPEN_NOFLUSH } else { FopenFlags::empty() };
-        match &opened.mode {
-            OpenMode::Cached { keep: true } => Served::Here(quiet | FopenFlags::FOPEN_KEEP_CACHE),
-            OpenMode::Cached { keep: false } => Served::Here(quiet),
-            OpenMode::Passthrough(file) => match self.backings.open(opened.handle, file.host(), register) {
-                Ok(id) => Served::Kernel(quiet, id),
-                Err(error) => {
-                    // The probe at mount succeeded, so this is rare: a handle that the page cache knows nothing of is always right.
-                    tracing::warn!(%error, "the kernel refused a backing file; serving the file without passthrough");
-                    Served::Here(quiet | FopenFlags::FOPEN_DIRECT_IO)
-                }
-            },
-        }
-    }
-
     /// Hands the entries from `offset` on to `add` until it says that the answer is full.
     fn list(&self, handle: Handle, offset: u64, plus: bool, mut add: impl FnMut(&DirEntry) -> FsResult<bool>) -> FsResult<()> {
         let mut offset = offset;
@@ -188,7 +160,9 @@ impl Filesystem for StagingSession {
             mtime: mtime.map(adapter_attr::time_set),
             ctime: ctime.map(adapter_attr::time),
         };
-        self.nodes.reply_attr(reply, self.staging.set_attr(&caller(req), self.nodes.node(ino), fh.map(|fh| Handle(fh.0)), &change));
+        let (staging, nodes, caller, node) = (Arc::clone(&self.staging), self.nodes, caller(req), self.nodes.node(ino));
+        let set = move || nodes.reply_attr(reply, staging.set_attr(&caller, node, fh.map(|fh| Handle(fh.0)), &change));
+        if size.is_some() && self.staging.waits_for_copy(node) { self.slow.run(set) } else { set() }
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -259,7 +233,7 @@ impl Filesystem for StagingSession {
             }
         };
         let handle = FileHandle(opened.handle.0);
-        match self.serve(&opened, flags, |file| reply.open_backing(file)) {
+        match self.opener.serve(&opened, flags, |file| reply.open_backing(file)) {
             Served::Here(flags) => reply.created(&ttl, &attr, GENERATION, handle, flags),
             Served::Kernel(flags, id) => reply.created_passthrough(&NEW, &attr, GENERATION, handle, flags, &id),
         }
@@ -267,21 +241,10 @@ impl Filesystem for StagingSession {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.counters.count(Op::Open);
-        let opened = match self.staging.open(&caller(req), self.nodes.node(ino), flags.0) {
-            Ok(opened) => opened,
-            Err(error) => return reply.error(of_staging(&error)),
-        };
-        let handle = FileHandle(opened.handle.0);
-        match self.serve(&opened, flags.0, |file| reply.open_backing(file)) {
-            Served::Here(flags) => reply.opened(handle, flags),
-            Served::Kernel(open_flags, id) => {
-                if flags.0 & libc::O_ACCMODE != libc::O_RDONLY {
-                    // A store through a mapping changes the times unseen. If the queue is full, they show with the next request.
-                    let _ = self.volatile.try_send(RawNode(ino.0));
-                }
-                reply.opened_passthrough(handle, open_flags, &id);
-            }
-        }
+        let (opener, caller, node) = (self.opener.clone(), caller(req), self.nodes.node(ino));
+        let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
+        let open = move || opener.open(&caller, node, RawNode(ino.0), flags.0, reply);
+        if writes && self.staging.waits_for_copy(node) { self.slow.run(open) } else { open() }
     }
 
     fn read(
@@ -344,7 +307,7 @@ impl Filesystem for StagingSession {
     ) {
         self.counters.count(Op::Release);
         self.staging.release(Handle(fh.0));
-        self.backings.release(Handle(fh.0));
+        self.opener.backings.release(Handle(fh.0));
         reply.ok();
     }
 

@@ -120,6 +120,7 @@ pub fn seal(store: &Store, frozen: &Frozen, message: Option<String>, at: Timesta
     if frozen.unchanged {
         return abort(store, frozen, record, at);
     }
+    frozen.journal.make_copies(store)?;
     let sealed = store.objects().seal(&frozen.objects)?;
     write(store, frozen, record, &sealed, frozen.rejected.clone())
 }
@@ -132,6 +133,7 @@ pub fn seal_as_ghost(
     message: Option<String>,
     at: Timestamp,
 ) -> FsResult<Option<(VersionRecord, Snapshot)>> {
+    frozen.journal.salvage_copies(store)?;
     let losses = store.objects().losses(&frozen.objects);
     let paths = lost_paths(store, frozen, &losses)?;
     if losses.is_empty() && paths.is_empty() {

@@ -34,11 +34,18 @@ pub(super) struct Files {
     open: Mutex<LruCache<FileKey, Arc<HostFile>>>,
     /// Pending objects whose files have no name: nothing but this descriptor leads to them.
     unnamed: Mutex<HashMap<ObjectId, Arc<HostFile>>>,
+    /// Pending objects that have no file yet, and the files that they are read from meanwhile.
+    stand_ins: Mutex<HashMap<ObjectId, Arc<HostFile>>>,
 }
 
 impl Files {
     pub(super) fn new(host: Arc<HostDir>) -> Self {
-        Self { host, open: Mutex::new(LruCache::new(open_files::share(OPEN_FILES))), unnamed: Mutex::default() }
+        Self {
+            host,
+            open: Mutex::new(LruCache::new(open_files::share(OPEN_FILES))),
+            unnamed: Mutex::default(),
+            stand_ins: Mutex::default(),
+        }
     }
 
     /// The file, opened if it was not; `None` if it does not exist.
@@ -47,7 +54,7 @@ impl Files {
             return Ok(Some(Arc::clone(file)));
         }
         if let FileKey::Pending(id) = key
-            && let Some(file) = self.unnamed(id)
+            && let Some(file) = self.unnamed(id).or_else(|| self.stand_ins.lock().get(&id).cloned())
         {
             return Ok(Some(file));
         }
@@ -80,6 +87,23 @@ impl Files {
     /// Lets go of a file that has no name: because it has one now, or because it is not needed.
     pub(super) fn take_unnamed(&self, id: ObjectId) -> Option<Arc<HostFile>> {
         self.unnamed.lock().remove(&id)
+    }
+
+    /// The pending object has no file yet: it is read from this one.
+    pub(super) fn stand_in(&self, id: ObjectId, file: &Arc<HostFile>) {
+        self.stand_ins.lock().insert(id, Arc::clone(file));
+    }
+
+    /// Now it has one.
+    pub(super) fn stand_down(&self, id: ObjectId, file: Arc<HostFile>) {
+        // In this order: there is always one of them.
+        self.remember(FileKey::Pending(id), &file);
+        self.forget_stand_in(id);
+    }
+
+    pub(super) fn forget_stand_in(&self, id: ObjectId) {
+        let gone = self.stand_ins.lock().remove(&id);
+        drop(gone);
     }
 
     /// Lets go of a file.

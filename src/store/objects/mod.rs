@@ -1,6 +1,7 @@
 //! The contents: runs of bytes that trees name by `ObjectId`. Before its seal an object is held in memory or has a host file
 //! of its own, and may change; from then on it never does, and is a file, a range of a pack, or the same as another object.
 
+mod copies;
 mod damage;
 mod files;
 mod hash;
@@ -15,7 +16,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use lru::LruCache;
 use nix::fcntl::OFlag;
@@ -76,6 +77,7 @@ pub struct Objects {
     files: Files,
     reliance: Mutex<Reliance>,
     damaged: damage::Damaged,
+    copies: copies::Copies,
     /// Files without a name that wait for their next use.
     spare: Mutex<Vec<HostFile>>,
     /// Held while a file gets its name; taken before any other lock here.
@@ -102,6 +104,7 @@ impl Objects {
             files,
             reliance: Mutex::default(),
             damaged: damage::Damaged::default(),
+            copies: copies::Copies::default(),
             spare: Mutex::default(),
             naming: Mutex::default(),
             no_reflink: AtomicBool::new(false),
@@ -199,6 +202,9 @@ impl Objects {
     /// Removes the file (or the held bytes) of an object that was never sealed. Whoever has it open keeps it. A file that can't be
     /// removed is a leftover that costs space and no more, so that is logged, not returned.
     pub fn discard(&self, id: ObjectId) {
+        if self.copies.keep(id) || self.forgive_copy(id) {
+            return;
+        }
         match self.source(id) {
             Ok(Some(Source::Held(_))) => self.unhold(id),
             Ok(Some(Source::Pending)) => {
@@ -340,25 +346,6 @@ impl Objects {
         if let Some(Live::File { named, poisoned }) = self.live.write().get_mut(&id) {
             *named = *named || failed.is_none();
             *poisoned = poisoned.or(failed);
-        }
-    }
-
-    /// A new file for the object `to` that shares the bytes of `from`, where the host can; `None` where it can't.
-    pub fn reflink(&self, from: ObjectId, to: ObjectId) -> Result<Option<Arc<HostFile>>> {
-        if self.no_reflink.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let Some(source) = self.open_file(from)? else { return Ok(None) };
-        let target = self.create(to)?;
-        let Err(error) = target.share(|to| crate::sys::reflink(source.host(), to).map(|()| 0)) else { return Ok(Some(target)) };
-        self.discard(to);
-        match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP | libc::EXDEV | libc::EINVAL | libc::ENOTTY | libc::ENOSYS) => {
-                // It is one filesystem: what it can't do once it can't do at all.
-                self.no_reflink.store(true, Ordering::Relaxed);
-                Ok(None)
-            }
-            _ => Err(StoreError::io(format!("clone {} to {}", file_name(from), file_name(to)), error)),
         }
     }
 

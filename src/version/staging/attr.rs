@@ -64,7 +64,17 @@ impl Staging {
 
     /// chmod(2), chown(2), truncate(2), utimensat(2).
     pub fn set_attr(&self, caller: &Caller, node: NodeRef, handle: Option<Handle>, change: &SetAttr) -> FsResult<Attr> {
-        let _gate = self.gate.read();
+        loop {
+            let gate = self.gate.read();
+            let copy = change.size.and_then(|_| self.copy_first(&self.lock(), node.ino));
+            let Some(copy) = copy else { return self.set_attr_in(caller, node, handle, change) };
+            drop(gate);
+            self.cx.store.objects().make_copy(copy)?;
+        }
+    }
+
+    /// As `set_attr`, for who holds the gate.
+    fn set_attr_in(&self, caller: &Caller, node: NodeRef, handle: Option<Handle>, change: &SetAttr) -> FsResult<Attr> {
         if let Some(handle) = handle
             && let Ok(slot) = self.file_slot(handle)
         {

@@ -64,6 +64,8 @@ pub(super) struct Backing {
     pub(super) object: ObjectId,
     pub(super) file: Arc<HostFile>,
     handles: u32,
+    /// The copy of it that the last frozen version has, if nobody was writing then: nobody may before it is made.
+    copy: Option<ObjectId>,
     /// What its attributes were when they were last looked at.
     pub(super) seen: Seen,
 }
@@ -100,6 +102,27 @@ const ACCESS_MODE: i32 = libc::O_ACCMODE;
 impl Staging {
     /// Opens a regular file; `flags` are open(2)'s.
     pub fn open(&self, caller: &Caller, node: NodeRef, flags: i32) -> FsResult<Opened> {
+        loop {
+            match self.try_open(caller, node, flags)? {
+                Ok(opened) => return Ok(opened),
+                Err(copy) => self.cx.store.objects().make_copy(copy)?,
+            }
+        }
+    }
+
+    /// The copy that must be made before anybody may change the file: `open` for writing and `set_attr` of the length wait for it.
+    #[must_use]
+    pub fn waits_for_copy(&self, node: NodeRef) -> bool {
+        self.copy_first(&self.lock(), node.ino).is_some()
+    }
+
+    pub(super) fn copy_first(&self, state: &State, ino: Ino) -> Option<ObjectId> {
+        let copy = state.files.get(&ino)?.backing.as_ref()?.copy?;
+        self.cx.store.objects().owes_copy(copy).then_some(copy)
+    }
+
+    /// `Err`: this copy is to be made first.
+    fn try_open(&self, caller: &Caller, node: NodeRef, flags: i32) -> FsResult<Result<Opened, ObjectId>> {
         let _gate = self.gate.read();
         let mut state = self.lock();
         let ino = state.ino(node)?;
@@ -107,6 +130,10 @@ impl Staging {
             FileKind::Regular => {}
             FileKind::Directory => return Err(FsError::IsDirectory),
             _ => return Err(FsError::Invalid),
+        }
+        let writes = flags & ACCESS_MODE != libc::O_RDONLY;
+        if let Some(copy) = self.copy_first(&state, ino).filter(|_| writes) {
+            return Ok(Err(copy));
         }
         let opened = self.open_in(&mut state, caller, ino, flags)?;
         drop(state);
@@ -117,7 +144,7 @@ impl Staging {
                 return Err(error);
             }
         }
-        Ok(opened)
+        Ok(Ok(opened))
     }
 
     /// Opens a file that is there.
@@ -320,11 +347,20 @@ impl State {
         handle
     }
 
+    /// A frozen version gets a copy of what is open in passthrough.
+    pub(super) fn leave_copy(&mut self, ino: Ino, copy: ObjectId) {
+        let Some(file) = self.files.get_mut(&ino) else { return };
+        let quiet = file.writers == 0;
+        if let Some(backing) = &mut file.backing {
+            backing.copy = quiet.then_some(copy);
+        }
+    }
+
     /// From now on the kernel reads and writes this host file itself.
     pub(super) fn back(&mut self, ino: Ino, object: ObjectId, file: &Arc<HostFile>) -> FsResult<()> {
         let seen = Seen::of(file)?;
         let open = self.files.entry(ino).or_insert_with(|| OpenFile::new(ino));
-        open.backing = Some(Backing { object, file: Arc::clone(file), handles: 0, seen });
+        open.backing = Some(Backing { object, file: Arc::clone(file), handles: 0, copy: None, seen });
         Ok(())
     }
 

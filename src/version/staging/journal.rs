@@ -51,6 +51,9 @@ struct Queue {
     files: BTreeSet<ObjectId>,
     /// The version was frozen, with this message.
     sealed: Option<Option<String>>,
+    /// Objects that are copies of what was open in passthrough. Nothing of the journal is written before they are made: what it says
+    /// of these files so far leads to the originals.
+    copies: Vec<ObjectId>,
 }
 
 #[derive(Debug)]
@@ -88,6 +91,10 @@ enum Sync {
 }
 
 impl Queue {
+    fn owes(&self, store: &Store) -> bool {
+        self.copies.iter().any(|copy| store.objects().owes_copy(*copy))
+    }
+
     /// Whether a flush would find nothing to do.
     fn has_nothing(&self, sync: Sync) -> bool {
         let files = sync != Sync::All || self.files.is_empty();
@@ -134,6 +141,27 @@ impl VersionJournal {
         queue.files.remove(&object);
     }
 
+    /// The edits to come name a copy that is still to be made.
+    pub(super) fn owe(&self, copy: ObjectId) {
+        self.queue.lock().copies.push(copy);
+    }
+
+    fn owes(&self, store: &Store) -> bool {
+        self.queue.lock().owes(store)
+    }
+
+    /// Makes the copies that the version needs, which takes as long as they are large.
+    pub(in crate::version) fn make_copies(&self, store: &Store) -> Result<(), StoreError> {
+        let copies = self.queue.lock().copies.clone();
+        copies.into_iter().try_for_each(|copy| store.objects().make_copy(copy))
+    }
+
+    /// As `make_copies`, where the disk can't read all of the originals.
+    pub(in crate::version) fn salvage_copies(&self, store: &Store) -> Result<(), StoreError> {
+        let copies = self.queue.lock().copies.clone();
+        copies.into_iter().try_for_each(|copy| store.objects().salvage_copy(copy))
+    }
+
     /// The version was frozen: no more edits come.
     pub(super) fn queue_sealed(&self, message: Option<String>) {
         self.queue.lock().sealed = Some(message);
@@ -155,7 +183,8 @@ impl VersionJournal {
         let mut file = self.file.lock();
         self.committed.store(true, Ordering::Release);
         file.journal = None;
-        *self.queue.lock() = Queue::default();
+        let queue = std::mem::take(&mut *self.queue.lock());
+        queue.copies.into_iter().for_each(|copy| store.objects().settle_copy(copy));
         store.remove_journal(self.version)
     }
 }
@@ -210,25 +239,39 @@ impl Staging {
         };
         for journal in frozen {
             // Of a frozen version everything: it will be sealed again as it was.
-            self.flush_journal(&journal, if sync == Sync::Write { Sync::Write } else { Sync::All })?;
+            let whole = if sync == Sync::Write { Sync::Write } else { Sync::All };
+            if !self.flush_journal(&journal, whole)? {
+                return Ok(());
+            }
         }
-        match open {
-            Some(journal) => self.flush_journal(&journal, sync),
-            None => Ok(()),
-        }
+        open.map_or(Ok(true), |journal| self.flush_journal(&journal, sync)).map(drop)
     }
 
-    fn flush_journal(&self, journal: &VersionJournal, sync: Sync) -> FsResult<()> {
+    /// `false`: copies are to be made first, which nobody waits for who only writes behind.
+    fn flush_journal(&self, journal: &VersionJournal, sync: Sync) -> FsResult<bool> {
+        while !self.try_flush(journal, sync)? {
+            if sync == Sync::Write {
+                return Ok(false);
+            }
+            journal.make_copies(&self.cx.store)?;
+        }
+        Ok(true)
+    }
+
+    fn try_flush(&self, journal: &VersionJournal, sync: Sync) -> FsResult<bool> {
         let mut file = journal.file.lock();
         if journal.is_committed() {
-            return Ok(());
+            return Ok(true);
+        }
+        if journal.owes(&self.cx.store) {
+            return Ok(false);
         }
         if let Some(errno) = file.failed {
             return Err(StoreError::Poisoned { what: format!("journal of {}", journal.version), errno }.into());
         }
         if file.journal.is_none() {
             if journal.queue.lock().has_nothing(sync) {
-                return Ok(());
+                return Ok(true);
             }
             // Before anything is taken from the queue: what a full disk refuses is tried again, and nothing is lost by it.
             file.journal = Some(self.cx.store.journal(journal.version)?);
@@ -236,29 +279,34 @@ impl Staging {
         // Likewise: what the journal names must survive the process.
         let files: Vec<ObjectId> = journal.queue.lock().files.iter().copied().collect();
         files.into_iter().try_for_each(|object| self.cx.store.objects().name(object))?;
-        if let Err(error) = self.append_to(&mut file, journal, sync) {
+        let appended = self.append_to(&mut file, journal, sync);
+        if let Err(error) = appended {
             // What was taken from the queue is in no journal: nothing later may be called durable.
             file.failed = Some(errno_of(&error));
             return Err(error);
         }
-        let Some(out) = &mut file.journal else { return Ok(()) };
+        let (true, Some(out)) = (appended?, &mut file.journal) else { return Ok(false) };
         match sync {
             // A full disk loses nothing: what was appended is written the next time.
             Sync::Write => out.write()?,
             Sync::Journal | Sync::All => out.sync()?,
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn append_to(&self, file: &mut JournalFile, journal: &VersionJournal, sync: Sync) -> FsResult<()> {
+    /// `false`: a freeze has come in between, and what it queued waits for copies.
+    fn append_to(&self, file: &mut JournalFile, journal: &VersionJournal, sync: Sync) -> FsResult<bool> {
         let (batches, small, files, sealed) = {
             let mut queue = journal.queue.lock();
+            if queue.owes(&self.cx.store) {
+                return Ok(false);
+            }
             let files = if sync == Sync::All { std::mem::take(&mut queue.files) } else { BTreeSet::new() };
             // Until its host files are durable, a frozen version is not whole.
             let sealed = if sync == Sync::All || queue.files.is_empty() { queue.sealed.take() } else { None };
             (std::mem::take(&mut queue.batches), std::mem::take(&mut queue.small), files, sealed)
         };
-        let Some(out) = &mut file.journal else { return Ok(()) };
+        let Some(out) = &mut file.journal else { return Ok(true) };
         // Bytes first: a torn tail may lose what names them, not the other way round.
         for (object, ino) in small {
             if let Some(records) = self.small_bytes(object, ino)? {
@@ -274,7 +322,7 @@ impl Staging {
         if let Some(message) = sealed {
             out.append(&[JournalRecord::Sealed { message }])?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A host file may have gone meanwhile, with the file whose it was.

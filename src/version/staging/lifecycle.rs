@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use nix::unistd::Whence;
-
 use super::Staging;
 use super::handles::{Backing, Slot};
 use super::state::{OpenVersion, Pending, State};
 use super::types::{Activity, Invalidation};
 use super::working::{FileCell, Host, Work};
 use crate::ids::{Ino, VersionId};
-use crate::store::{HostFile, SealObject};
+use crate::store::SealObject;
 use crate::tree::key::{Content, FileKind, InodeRecord, Part, Value};
 use crate::tree::{Change, Snapshot, Tree};
 use crate::version::error::{FsError, FsResult};
@@ -90,7 +88,7 @@ impl Staging {
         live
     }
 
-    /// Ends the open version, in constant time but for what is open; later changes open the next one on top of it. `None` if none is
+    /// Ends the open version, in constant time for each file that is open; later changes open the next one on top of it. `None` if none is
     /// open. Refuses while there are writers unless `force`: then what they wrote so far is in it, and what they write later in the next.
     pub fn freeze(&self, force: bool) -> FsResult<Option<Frozen>> {
         let _gate = self.gate.write();
@@ -159,7 +157,7 @@ impl Staging {
     }
 
     /// Ends all writing into the open version's bytes: what is in cells goes to the store, and host files that the kernel may write
-    /// itself are left to staging while the version gets a copy.
+    /// itself are left to staging while the version gets a copy (`make_copies`).
     fn settle_files(&self, state: &mut State) -> FsResult<()> {
         for (ino, cell, backing) in open_files(state) {
             if state.orphans.contains_key(&ino) {
@@ -185,25 +183,27 @@ impl Staging {
         Ok(())
     }
 
-    /// Gives the version a copy of a file that is open in passthrough. The original is no version's until it changes again.
+    /// Gives the version a copy of a file that is open in passthrough, to be made before it is sealed. The original is no version's until
+    /// it changes again. Where nobody has it open for writing, whoever wants to change it waits until the copy is made: then the version
+    /// has the file as it is now. Where somebody writes, it has what the copy finds.
     fn detach(&self, state: &mut State, ino: Ino, backing: &Backing) -> FsResult<()> {
-        let objects = self.cx.store.objects();
         let copy = self.cx.store.ids().object();
-        if objects.reflink(backing.object, copy)?.is_none() {
-            let file = objects.create(copy)?;
-            if let Err(error) = copy_file(&backing.file, &file) {
-                objects.discard(copy);
-                return Err(FsError::host("copy an object that is open in passthrough", error));
-            }
-        }
         let record = state.record(ino)?;
+        self.cx.store.objects().owe_copy(copy, backing.object, &backing.file, record.size);
+        if let Some(open) = &state.open {
+            open.journal.owe(copy);
+        }
         state.set_pending(ino, copy, Pending::File);
         let _staging_keeps_it = state.take_pending(ino, backing.object);
+        state.leave_copy(ino, copy);
         state.touch(ino, InodeRecord { content: Content::Object(copy), ..(*record).clone() })
     }
 
     /// Throws the open version away: its number, and what the kernel must forget.
     pub fn discard(&self) -> FsResult<(Option<VersionId>, Vec<Invalidation>)> {
+        // What comes back must be what is sealed below: not an original that one who has gone stale still writes to.
+        let frozen: Vec<_> = self.lock().frozen.iter().map(|(journal, _)| Arc::clone(journal)).collect();
+        frozen.iter().try_for_each(|journal| journal.make_copies(&self.cx.store))?;
         let _gate = self.gate.write();
         let mut state = self.lock();
         state.refresh_all(&self.cx)?;
@@ -257,34 +257,4 @@ fn only_directory_times(old: &Tree, new: &Tree) -> FsResult<bool> {
         }
     }
     Ok(true)
-}
-
-/// Copies a host file with its holes.
-fn copy_file(from: &HostFile, to: &HostFile) -> std::io::Result<()> {
-    let len = from.metadata()?.len();
-    to.set_len(len)?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = 0;
-    while at < len {
-        let data = match nix::unistd::lseek(from, i64::try_from(at).unwrap_or(i64::MAX), Whence::SeekData) {
-            Ok(data) => u64::try_from(data).unwrap_or(len),
-            Err(nix::errno::Errno::ENXIO) => break,
-            Err(_) => at,
-        };
-        let hole = nix::unistd::lseek(from, i64::try_from(data).unwrap_or(i64::MAX), Whence::SeekHole);
-        let end = hole.ok().and_then(|hole| u64::try_from(hole).ok()).unwrap_or(len).min(len);
-        at = data;
-        while at < end {
-            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-            match from.read_at(&mut buffer[..want], at)? {
-                0 => return Ok(()),
-                n => {
-                    to.write_all_at(&buffer[..n], at)?;
-                    at += n as u64;
-                }
-            }
-        }
-        at = at.max(end);
-    }
-    Ok(())
 }

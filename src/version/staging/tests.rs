@@ -3,6 +3,7 @@
 
 mod bench;
 mod content;
+mod copies;
 mod durability;
 mod lifecycle;
 mod names;

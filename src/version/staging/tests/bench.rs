@@ -6,11 +6,12 @@ use crossbeam::channel::Receiver;
 
 use crate::clock::{Clock, SystemClock};
 use crate::ids::VersionId;
-use crate::store::Store;
+use crate::store::disk::Disk;
 use crate::store::record::{VersionRecord, VersionState};
+use crate::store::{HostFile, Store};
 use crate::tree::{Nodes, Snapshot, Tree};
 use crate::version::error::FsResult;
-use crate::version::staging::{Attr, Caller, Handle, NodeRef, Staging, StagingEvent, StagingOptions};
+use crate::version::staging::{Attr, Caller, Handle, NodeRef, OpenMode, Opened, Staging, StagingEvent, StagingOptions};
 use crate::version::{import, seal};
 
 pub(super) const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 0 };
@@ -44,7 +45,18 @@ impl Bench {
     }
 
     fn open(dir: Arc<tempfile::TempDir>, options: StagingOptions) -> Self {
-        let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+        Self::open_on(dir, options, None)
+    }
+
+    /// The same store from now on with a disk that a test looks at.
+    pub(super) fn on(self, disk: Arc<dyn Disk>) -> Self {
+        let Self { staging, store, options, dir, events } = self;
+        drop((staging, store, events));
+        Self::open_on(dir, options, Some(disk))
+    }
+
+    fn open_on(dir: Arc<tempfile::TempDir>, options: StagingOptions, disk: Option<Arc<dyn Disk>>) -> Self {
+        let store = Arc::new(Store::open_on(&dir.path().join("store"), disk).unwrap());
         let (sender, events) = crossbeam::channel::unbounded();
         let base = store.catalog().pointers().unwrap().base;
         let snapshot = stored(&store, base);
@@ -166,4 +178,29 @@ pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
         state
     };
     (0..len).map(|_| (next() >> 32) as u8).collect()
+}
+
+pub(super) fn with_passthrough() -> Bench {
+    Bench::with(StagingOptions { passthrough: true, ..options() })
+}
+
+pub(super) fn through(bench: &Bench, path: &str, flags: i32) -> Opened {
+    bench.staging.open(&ROOT, bench.node(path), flags).unwrap()
+}
+
+/// The host file that the kernel uses itself.
+pub(super) fn backing(opened: &Opened) -> &HostFile {
+    match &opened.mode {
+        OpenMode::Passthrough(file) => file,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How many host files the store's objects have.
+pub(super) fn host_files(store: &Store) -> usize {
+    fn count(dir: &std::path::Path) -> usize {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| if path.is_dir() { count(&path) } else { 1 }).sum()
+    }
+    count(&store.path().join("objects"))
 }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::bench::{Bench, ROOT, TOP, noise, options, read_in, stored};
+use super::bench::{Bench, ROOT, TOP, backing, host_files, noise, read_in, through, with_passthrough};
 use crate::clock::{Clock, SystemClock};
 use crate::ids::VersionId;
 use crate::store::HostFile;
 use crate::store::record::{Reason, VersionState};
 use crate::version::error::FsError;
 use crate::version::seal;
-use crate::version::staging::{Caller, Invalidation, OpenMode, Opened, RebaseOutcome, SetAttr, StagingEvent, StagingOptions, XattrMode};
+use crate::version::staging::{Caller, Invalidation, OpenMode, Opened, RebaseOutcome, SetAttr, StagingEvent, XattrMode};
 
 const LARGE: usize = 300 << 10;
 
@@ -178,21 +178,6 @@ fn a_rebase_carries_over_what_does_not_overlap_and_sets_the_rest_aside() {
     assert_eq!(bench.staging.base(), good.version);
 }
 
-fn through(bench: &Bench, path: &str, flags: i32) -> Opened {
-    bench.staging.open(&ROOT, bench.node(path), flags).unwrap()
-}
-
-fn backing(opened: &Opened) -> &HostFile {
-    match &opened.mode {
-        OpenMode::Passthrough(file) => file,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn with_passthrough() -> Bench {
-    Bench::with(StagingOptions { passthrough: true, ..options() })
-}
-
 #[test]
 fn passthrough_is_for_files_of_one_pending_host_file_that_nobody_has_cached() {
     let bench = with_passthrough();
@@ -230,38 +215,6 @@ fn passthrough_is_for_files_of_one_pending_host_file_that_nobody_has_cached() {
 }
 
 #[test]
-fn what_passthrough_writes_after_a_freeze_is_not_in_the_frozen_version() {
-    let bench = with_passthrough();
-    bench.put("written", &noise(LARGE, 5));
-    bench.put("read", &noise(LARGE, 6));
-    let (writer, reader) = (through(&bench, "written", libc::O_RDWR), through(&bench, "read", libc::O_RDONLY));
-    backing(&writer).write_all_at(b"before", 0).unwrap();
-    let frozen = bench.staging.freeze(true).unwrap().unwrap();
-    backing(&writer).write_all_at(b"behind", 0).unwrap();
-    let (record, snapshot) = seal::seal(&bench.store, &frozen, None, SystemClock.now()).unwrap();
-    assert_eq!(&read_in(&snapshot, "written").unwrap()[..6], b"before");
-    assert_eq!(read_in(&snapshot, "read").unwrap(), noise(LARGE, 6));
-    // The write opens the next version as soon as anyone looks.
-    bench.staging.flush(writer.handle).unwrap();
-    assert_eq!(bench.staging.activity().version, Some(record.version.next()));
-    // A write through a request meets the passthrough reader on the same host file.
-    let other = through(&bench, "read", libc::O_RDWR);
-    backing(&other).write_all_at(b"seen", 0).unwrap();
-    bench.staging.write(&ROOT, other.handle, 4, b" by both", false).unwrap();
-    assert_eq!(&bench.staging.read(reader.handle, 0, 12).unwrap(), b"seen by both");
-    let mut found = [0; 12];
-    backing(&reader).read_exact_at(&mut found, 0).unwrap();
-    assert_eq!(&found, b"seen by both");
-    for opened in [&writer, &reader, &other] {
-        bench.staging.release(opened.handle);
-    }
-    let (_, next) = bench.seal();
-    assert_eq!(&read_in(&next, "written").unwrap()[..6], b"behind");
-    assert_eq!(&read_in(&next, "read").unwrap()[..12], b"seen by both");
-    assert_eq!(&read_in(&stored(&bench.store, record.version), "written").unwrap()[..6], b"before");
-}
-
-#[test]
 fn a_passthrough_reader_that_changes_nothing_leaves_nothing_behind() {
     let bench = with_passthrough();
     bench.put("f", &noise(LARGE, 7));
@@ -272,8 +225,7 @@ fn a_passthrough_reader_that_changes_nothing_leaves_nothing_behind() {
     assert_eq!(bench.staging.activity().version, None);
     assert_eq!(bench.get("f"), noise(LARGE, 7));
     assert_eq!(read_in(&snapshot, "f").unwrap(), noise(LARGE, 7));
-    let files = walk(&before.path().join("objects"));
-    assert_eq!(files, 1, "one object file for one file");
+    assert_eq!(host_files(&before), 1, "one object file for one file");
 }
 
 #[test]
@@ -299,7 +251,7 @@ fn a_small_file_is_written_in_passthrough_and_costs_no_host_file() {
     for opened in [old, new, gone, grown, reader, idle] {
         bench.staging.release(opened.handle);
     }
-    assert_eq!(walk(&bench.store.path().join("objects")), 0, "the large one has no name yet either");
+    assert_eq!(host_files(&bench.store), 0, "the large one has no name yet either");
     assert_eq!((bench.get("old"), bench.get("new")), (b"what has been ".to_vec(), b"brand new".to_vec()));
     // Opened again, and left alone: nothing changes.
     let again = through(&bench, "new", libc::O_RDWR);
@@ -327,11 +279,6 @@ fn a_stale_writer_never_reaches_the_host_file_of_another() {
     bench.staging.release(other.handle);
     bench.staging.release(stale.handle);
     assert_eq!(bench.get("g"), b"other");
-}
-
-fn walk(dir: &std::path::Path) -> usize {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-    entries.map(|path| if path.is_dir() { walk(&path) } else { 1 }).sum()
 }
 
 #[test]
