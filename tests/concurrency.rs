@@ -261,3 +261,38 @@ fn no_operation_waits_for_a_check() {
         sandbox.unmount();
     }
 }
+
+/// One worker's changes and listings in the directories of a test.
+fn churn(dirs: &[PathBuf], worker: usize) {
+    for number in 0..150 {
+        let name = |number: usize| dirs[number * 31 % DIRS].join(format!("{worker}-{}", number % 20));
+        fs::write(name(number), "").unwrap();
+        let listed = &dirs[(number + worker) % DIRS];
+        let mut early = nix::dir::Dir::open(listed, nix::fcntl::OFlag::O_DIRECTORY, nix::sys::stat::Mode::empty()).unwrap();
+        fs::rename(name(number), listed.join(format!("{worker}-renamed-{}", number % 7))).unwrap();
+        fs::metadata(listed).unwrap();
+        assert!(early.iter().count() > 2);
+        if number % 3 == 0 {
+            may_be_gone("unlink", fs::remove_file(listed.join(format!("{worker}-renamed-{}", number % 7)))).unwrap();
+        }
+    }
+}
+
+/// A listing that the kernel keeps must not hide what came while it was read: `rm -rf` would leave it, and fail.
+#[test]
+fn what_many_made_and_listed_can_be_removed() {
+    let sandbox = Sandbox::new();
+    sandbox.init("[staging]\nsettle = \"10ms\"\n[promotion]\nwindow = \"10ms\"\n").mount();
+    for round in 0..6 {
+        let root = sandbox.staging().join(format!("round-{round}"));
+        let dirs: Vec<PathBuf> = (0..DIRS).map(|dir| root.join(format!("dir-{dir}"))).collect();
+        dirs.iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+        std::thread::scope(|scope| {
+            let dirs = &dirs;
+            (0..WORKERS).for_each(|worker| drop(scope.spawn(move || churn(dirs, worker))));
+        });
+        let removed = Command::new("rm").arg("-rf").arg(&root).output().unwrap();
+        assert!(removed.status.success(), "round {round}: {}", String::from_utf8_lossy(&removed.stderr));
+    }
+    sandbox.unmount();
+}
