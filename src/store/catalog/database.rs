@@ -67,7 +67,7 @@ enum Writes {
 /// The database, through all its sessions.
 pub(super) struct Store {
     file: Arc<CatalogFile>,
-    /// Lock order: `session` before `Session::tables`; neither is held while redb reads or writes, but when the database is opened anew.
+    /// Lock order: `session` before `Session::tables`. `session` is held while the database is opened anew, `tables` while they are opened.
     session: RwLock<Arc<Session>>,
 }
 
@@ -221,9 +221,11 @@ impl Session {
         }
     }
 
+    /// Shows the last commit to readers.
     fn refresh(&self) -> Result<()> {
-        let tables = shielded("open the tables of catalog.redb", || open_tables(self.db()?))?;
-        *self.tables.write() = Arc::new(tables);
+        // Opened under the lock: of two commits that end together, the second's tables must not give way to the first's.
+        let mut tables = self.tables.write();
+        *tables = Arc::new(shielded("open the tables of catalog.redb", || open_tables(self.db()?))?);
         Ok(())
     }
 }

@@ -317,6 +317,42 @@ fn transactions_wait_for_one_another() {
     assert_eq!(verify_chain(&events), Ok(()));
 }
 
+/// A disk without syncs: commits follow one another as fast as can be.
+#[derive(Debug)]
+struct Unsynced;
+
+impl super::super::disk::Disk for Unsynced {
+    fn around(
+        &self,
+        op: &super::super::disk::DiskOp<'_>,
+        run: &mut dyn FnMut(usize) -> std::io::Result<usize>,
+    ) -> std::io::Result<usize> {
+        if matches!(op, super::super::disk::DiskOp::SyncFile { .. }) { Ok(0) } else { run(usize::MAX) }
+    }
+}
+
+#[test]
+fn what_was_committed_is_seen_from_then_on_whoever_commits_beside_it() {
+    let file = HostFile::new(tempfile::tempfile().unwrap(), Some((Arc::new(Unsynced), 0)));
+    let catalog = Catalog::create(file, at(1)).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8_u64 {
+            let catalog = &catalog;
+            scope.spawn(move || {
+                for number in 0..200 {
+                    let id = NodeId(thread * 1000 + number);
+                    let mut transaction = catalog.begin().unwrap();
+                    transaction.put_node(id, b"x").unwrap();
+                    transaction.commit().unwrap();
+                    for _ in 0..20 {
+                        assert_eq!(catalog.node(id).unwrap(), b"x");
+                    }
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn a_damaged_database_is_an_error_and_never_a_panic() {
     let file = catalog_file();
