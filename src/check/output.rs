@@ -1,9 +1,8 @@
 //! An attempt's output: kept in its log up to a bound, searched for metrics.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+
+use crate::store::{Log, LogPlace, StoreError};
 
 /// The longest line that is searched for a metric.
 const LINE_LIMIT: usize = 4096;
@@ -12,7 +11,7 @@ const METRICS_LIMIT: usize = 1000;
 const METRIC: &str = "shadowfs-metric ";
 
 pub(super) struct Output {
-    log: File,
+    log: Log,
     /// Bytes that are kept; the rest is read and dropped, and the log says so.
     limit: u64,
     kept: u64,
@@ -23,9 +22,9 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Output into a new log at `path`, of which `limit` bytes are kept.
-    pub(super) fn create(path: &Path, limit: u64) -> io::Result<Self> {
-        let log = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    /// Output into a new log, of which `limit` bytes are kept.
+    pub(super) fn create(place: &LogPlace, limit: u64) -> Result<Self, StoreError> {
+        let log = place.create()?;
         Ok(Self { log, limit, kept: 0, dropped: 0, failed: None, line: Vec::new(), metrics: Vec::new() })
     }
 
@@ -69,14 +68,16 @@ impl Output {
         self.line.clear();
     }
 
-    /// Makes the log durable and gives the metrics. A log that can't be written does not change what the check found.
-    pub(super) fn finish(mut self) -> Vec<(String, f64)> {
+    /// Makes the log durable and gives the metrics. A log that can't be written does not change what the check found. The log of an
+    /// attempt that has not `passed` is what a ghost is understood by: its names are durable, too. That takes two syncs more.
+    pub(super) fn finish(mut self, passed: bool) -> Vec<(String, f64)> {
         self.end_line();
         if self.dropped > 0 {
             let note = format!("\n[shadowfs: {} more bytes of output were not kept]\n", self.dropped);
             self.failed = self.failed.take().or_else(|| self.log.write_all(note.as_bytes()).err());
         }
-        if let Some(error) = self.failed.take().or_else(|| self.log.sync_data().err()) {
+        let failed = self.failed.take().map(|error| error.to_string());
+        if let Some(error) = failed.or_else(|| self.log.sync(!passed).err().map(|error| error.to_string())) {
             tracing::warn!("the log of a check could not be written: {error}");
         }
         self.metrics
@@ -111,14 +112,14 @@ mod tests {
     fn metrics_are_found_across_pieces_and_past_the_bound_of_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut output = Output::create(&path, LOG_LIMIT).unwrap();
+        let mut output = Output::create(&path.clone().into(), LOG_LIMIT).unwrap();
         output.write(b"hello\nshadowfs-me");
         output.write(b"tric rows 1");
         output.write(b"2\nshadowfs-metric rows 13\n");
         let block = vec![b'x'; 1 << 20];
         (0..9).for_each(|_| output.write(&block));
         output.write(b"\nshadowfs-metric last 1");
-        assert_eq!(output.finish(), [("rows".to_owned(), 13.0), ("last".to_owned(), 1.0)]);
+        assert_eq!(output.finish(true), [("rows".to_owned(), 13.0), ("last".to_owned(), 1.0)]);
         let log = std::fs::read(&path).unwrap();
         assert!(log.starts_with(b"hello\nshadowfs-metric rows 12\n"));
         assert!(log.ends_with(b"more bytes of output were not kept]\n"));

@@ -23,6 +23,7 @@ use super::cancel::Cancel;
 use super::output::Output;
 use super::worker_warden::{self as warden, Warden};
 use crate::config::{CommandLimits, User};
+use crate::store::LogPlace;
 use crate::store::record::Outcome;
 use crate::sys;
 
@@ -38,7 +39,7 @@ pub struct CommandJob {
     /// As whom it runs, if not as the daemon.
     pub user: Option<User>,
     /// Where its output goes.
-    pub log: PathBuf,
+    pub log: LogPlace,
     /// The time that it has.
     pub timeout: Duration,
     /// What its standard input has; nothing if empty.
@@ -66,7 +67,7 @@ pub(super) fn attempt(job: &CommandJob, cancel: &Cancel) -> (Outcome, Vec<(Strin
     }
     let mut output = match Output::create(&job.log, job.limits.output) {
         Ok(output) => output,
-        Err(error) => return (could_not_start(format!("its log {} can't be written: {error}", job.log.display())), Vec::new()),
+        Err(error) => return (could_not_start(format!("its log {} can't be written: {error}", job.log.path().display())), Vec::new()),
     };
     let outcome = start(job).and_then(|started| supervise(started, job.timeout, cancel, &mut output)).unwrap_or_else(|error| {
         let why = why_not_started(job, &error);
@@ -76,7 +77,8 @@ pub(super) fn attempt(job: &CommandJob, cancel: &Cancel) -> (Outcome, Vec<(Strin
     if let Outcome::OverLimit { what } = &outcome {
         output.write(format!("\nshadowfs: {what}\n").as_bytes());
     }
-    (outcome, output.finish())
+    let metrics = output.finish(outcome == Outcome::Passed);
+    (outcome, metrics)
 }
 
 const fn could_not_start(why: String) -> Outcome {

@@ -19,7 +19,7 @@ fn shell(dir: &Path, script: &str) -> CommandJob {
         directory: dir.to_owned(),
         environment: vec![("SHADOWFS_VERSION".to_owned(), "t7".into())],
         user: None,
-        log: dir.join("log"),
+        log: dir.join("log").into(),
         timeout: Duration::from_secs(60),
         input: Vec::new(),
         limits: CommandLimits::default(),
@@ -55,7 +55,7 @@ fn it_runs_in_its_directory_with_its_environment_no_input_and_no_descriptors_of_
         "pwd; echo $SHADOWFS_VERSION; cat; ls /proc/self/fd | tr '\\n' ' '; echo; ps -o pgid= -p $$; echo $$; echo e >&2",
     );
     assert_eq!(outcome(&job), Outcome::Passed);
-    let log = fs::read_to_string(&job.log).unwrap();
+    let log = fs::read_to_string(job.log.path()).unwrap();
     let lines: Vec<_> = log.lines().map(str::trim).collect();
     assert_eq!(lines[..2], [fs::canonicalize(dir.path()).unwrap().to_str().unwrap(), "t7"]);
     // What the tests' own parent left open is not ours to close.
@@ -77,7 +77,7 @@ fn it_can_be_ended_by_the_signals_that_the_daemon_blocks() {
         scope.spawn(run).join().unwrap()
     });
     assert_eq!(ended, Outcome::Passed);
-    assert_eq!(fs::read_to_string(&job.log).unwrap().trim(), "SigBlk:\t0000000000000000");
+    assert_eq!(fs::read_to_string(job.log.path()).unwrap().trim(), "SigBlk:\t0000000000000000");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_command_that_can_not_start_says_why() {
         let job = CommandJob { command: vec![command.to_owned()], directory: directory.to_owned(), ..shell(dir.path(), "") };
         match outcome(&job) {
             Outcome::CouldNotStart { why } => {
-                assert!(fs::read_to_string(&job.log).unwrap().contains(&why));
+                assert!(fs::read_to_string(job.log.path()).unwrap().contains(&why));
                 why
             }
             other => panic!("{other:?}"),
@@ -96,7 +96,7 @@ fn a_command_that_can_not_start_says_why() {
     assert!(start("/no/such/program", dir.path()).contains("/no/such/program can't be started: No such file"));
     assert!(start("true", Path::new("/no/such/directory")).contains("No such file"));
     assert!(start("/etc/passwd", dir.path()).contains("Permission denied"));
-    let job = CommandJob { log: dir.path().join("no/log"), ..shell(dir.path(), "true") };
+    let job = CommandJob { log: dir.path().join("no/log").into(), ..shell(dir.path(), "true") };
     assert!(matches!(outcome(&job), Outcome::CouldNotStart { .. }));
 }
 
@@ -121,7 +121,7 @@ fn children_left_behind_neither_delay_it_nor_stay() {
     let dir = tempfile::tempdir().unwrap();
     let job = shell(dir.path(), "sleep 1000 & echo $! >child; echo done");
     assert_eq!(outcome(&job), Outcome::Passed);
-    assert_eq!(fs::read_to_string(&job.log).unwrap(), "done\n");
+    assert_eq!(fs::read_to_string(job.log.path()).unwrap(), "done\n");
     let child = fs::read_to_string(dir.path().join("child")).unwrap();
     for _ in 0..200 {
         if !is_running(&child) {
@@ -137,7 +137,7 @@ fn one_that_fled_from_the_group_does_not_delay_it() {
     let dir = tempfile::tempdir().unwrap();
     let job = shell(dir.path(), "setsid sleep 1000 & echo $! >child; sleep 0.2; echo done");
     assert_eq!(outcome(&job), Outcome::Passed);
-    assert_eq!(fs::read_to_string(&job.log).unwrap(), "done\n");
+    assert_eq!(fs::read_to_string(job.log.path()).unwrap(), "done\n");
     let child: i32 = fs::read_to_string(dir.path().join("child")).unwrap().trim().parse().unwrap();
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), nix::sys::signal::Signal::SIGKILL);
 }
@@ -165,7 +165,7 @@ fn a_flood_of_output_is_bounded_and_metrics_are_found_in_it() {
     let job = shell(dir.path(), "echo shadowfs-metric rows 7; head -c 50000000 /dev/zero; echo; echo shadowfs-metric rows 8");
     let (_handle, cancel) = Cancel::new();
     assert_eq!(attempt(&job, &cancel), (Outcome::Passed, vec![("rows".to_owned(), 8.0)]));
-    assert!(fs::metadata(&job.log).unwrap().len() < CommandLimits::default().output + 100);
+    assert!(fs::metadata(job.log.path()).unwrap().len() < CommandLimits::default().output + 100);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn as_another_user_it_has_that_users_rights_alone() {
     let user = User { name: nobody.name, uid: nobody.uid.as_raw(), gid: nobody.gid.as_raw() };
     let job = CommandJob { user: Some(user.clone()), directory: "/".into(), ..shell(dir.path(), "id -u; id -G; echo $USER") };
     assert_eq!(outcome(&job), Outcome::Passed);
-    assert_eq!(fs::read_to_string(&job.log).unwrap(), format!("{}\n{}\nnobody\n", user.uid, user.gid));
+    assert_eq!(fs::read_to_string(job.log.path()).unwrap(), format!("{}\n{}\nnobody\n", user.uid, user.gid));
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let job = CommandJob { user: Some(user), ..shell(dir.path(), "ls -ld .; id; true") };
     match outcome(&job) {
@@ -197,7 +197,7 @@ fn the_pool_tells_how_each_job_ended() {
     for code in 0..6 {
         let (handle, cancel) = Cancel::new();
         handles.push(handle);
-        let job = CommandJob { log: dir.path().join(code.to_string()), ..shell(dir.path(), &format!("exit {code}")) };
+        let job = CommandJob { log: dir.path().join(code.to_string()).into(), ..shell(dir.path(), &format!("exit {code}")) };
         pool.submit(Job { key: code, work: Work::Command(Box::new(job)), cancel });
     }
     let mut ended: Vec<_> = (0..6).map(|_| told.recv().unwrap()).map(|(key, attempted)| (key, attempted.outcome)).collect();

@@ -68,8 +68,15 @@ fn fill(store: &Arc<Store>, from: Option<&Path>) -> Result<(VersionRecord, Optio
     Ok((record, Some(format!("{files} files, {}", HumanBytes(bytes)))))
 }
 
-/// The configuration is on disk before the last step of `init` makes the store one.
+/// The configuration is on disk before the last step of `init` makes the store one. What an `init` that was broken off has left of it is
+/// written anew; what somebody has made of it since stays.
 fn write(config: &Path) -> io::Result<()> {
+    match std::fs::read(config) {
+        Ok(found) if !DEFAULT_FILE.as_bytes().starts_with(&found) => return Ok(()),
+        Ok(_) => std::fs::remove_file(config)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     let mut file = File::create_new(config)?;
     file.write_all(DEFAULT_FILE.as_bytes())?;
     file.sync_all()

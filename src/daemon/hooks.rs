@@ -269,7 +269,7 @@ impl Hook {
             directory: PathBuf::from("/"),
             environment,
             user: self.config.user.clone(),
-            log: self.log(),
+            log: self.log().into(),
             timeout: self.config.timeout,
             input: self.document(event),
             limits: CommandLimits::default(),

@@ -244,7 +244,7 @@ impl Dispatcher {
 
     fn work_of(&self, version: VersionId, start: &Start) -> Result<Work, String> {
         let run = self.runs.get(&version).ok_or("its run is gone")?;
-        let log = self.store.log_path(version, &start.check.name, start.attempt).map_err(|error| error.to_string())?;
+        let log = self.store.log_place(version, &start.check.name, start.attempt).map_err(|error| error.to_string())?;
         let (timeout, limits) = (start.check.timeout, start.check.limits.clone());
         match &start.check.action {
             Action::Run(command) => Ok(Work::Command(Box::new(CommandJob {

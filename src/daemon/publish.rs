@@ -73,7 +73,7 @@ impl Dispatcher {
             return;
         };
         let attempt = u32::try_from(self.promotions).unwrap_or(u32::MAX);
-        let log = match self.store.log_path(version, &format!("pre-promotion-{}", number + 1), attempt) {
+        let log = match self.store.log_place(version, &format!("pre-promotion-{}", number + 1), attempt) {
             Ok(log) => log,
             Err(error) => return self.hold_back(format!("{}: no log: {error}", command.join(" "))),
         };

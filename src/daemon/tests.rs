@@ -29,6 +29,7 @@ mod damage;
 mod disk;
 mod faults;
 mod histories;
+mod init_points;
 mod life;
 mod model;
 mod steps;

@@ -41,7 +41,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The store was made, but `init` did not come to its end.
-    #[error("{} is a store whose init did not finish; remove it and run init again", .path.display())]
+    #[error("{} is a store whose init did not finish; run init again, it begins anew", .path.display())]
     Unfinished {
         /// Where.
         path: PathBuf,

@@ -71,9 +71,9 @@ impl HostDir {
         self.reserve.missing()
     }
 
-    /// Whether names and bytes in a file may use it: all but large files' bytes.
+    /// Whether names and bytes in a file may use it: all but large files' bytes and the output of checks.
     fn may_spend(name: &str) -> bool {
-        !name.starts_with("objects/") && name != reserve::NAME
+        !name.starts_with("objects/") && !name.starts_with("logs/") && name != reserve::NAME
     }
 
     /// Runs an operation that is no open file's.
@@ -249,6 +249,11 @@ impl HostDir {
             }
         }
         Ok(names)
+    }
+
+    /// The directory itself, for a lock.
+    pub(super) const fn host(&self) -> &File {
+        &self.dir
     }
 
     /// The directory's own owner and mode.

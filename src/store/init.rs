@@ -20,13 +20,17 @@ use crate::clock::Clock;
 const FORMAT: u32 = 1;
 /// What the format file says before the number.
 const FORMAT_LINE: &str = "shadowfs store, format ";
-/// Everything that `init` makes, but for the directories below `objects`.
+/// Everything that `init` makes, but for the directories below `objects` and the marker.
 const DIRS: [&str; 4] = ["objects", "packs", "journal", "logs"];
 const FILES: [&str; 2] = ["format", "catalog.redb"];
+/// It comes first and goes when there is a first version: what stands beside it is `init`'s own, and may be removed.
+const MARKER: &str = "unfinished";
+const MARKER_TEXT: &str = "A store was being made here (shadowfs init). If that was broken off, run it again.\n";
 
 impl Store {
-    /// Makes a store at `path`, which must not exist or be an empty directory. It has no version yet: who makes t0 appends
-    /// `EventKind::Initialized` with it, and until then `open` refuses the store. Leaves nothing behind on failure.
+    /// Makes a store at `path`, which must not exist, be an empty directory, or hold what an `init` that was broken off has left: that
+    /// goes. It has no version yet: who makes t0 appends `EventKind::Initialized` with it and then calls `first_version_made`; until
+    /// then `open` refuses the store. Leaves nothing behind on failure.
     pub fn init(path: &Path, clock: &dyn Clock) -> Result<Self> {
         Self::init_on(path, clock, None)
     }
@@ -34,16 +38,24 @@ impl Store {
     /// The same, with something between the store and its files.
     pub fn init_on(path: &Path, clock: &dyn Clock, disk: Option<Arc<dyn Disk>>) -> Result<Self> {
         let claim = Claim::of(path)?;
-        let settled = claim.settle(disk);
-        if settled.is_err() && claim.made_dir {
+        let taken = claim.take(disk);
+        if taken.is_err() && claim.made_dir {
             // Not `undo`: what is in it now is another's.
             let _ = std::fs::remove_dir(path);
         }
-        let made = build(&claim, settled?, clock);
+        let made = build(&claim, taken?, clock);
         if made.is_err() {
             claim.undo();
         }
         made
+    }
+
+    /// Takes the marker away with which a store is one whose `init` is under way. Its first version is committed, so there is nothing
+    /// to give up any more: if the disk refuses, the next `open` does it.
+    pub(crate) fn first_version_made(&self) {
+        if let Err(error) = remove_marker(&self.host) {
+            tracing::warn!(%error, "the mark of an unfinished store stays behind");
+        }
     }
 
     /// Opens the store at `path` for this process alone (and for the processes that it forks).
@@ -60,15 +72,14 @@ impl Store {
             }
             Err(error) => return Err(StoreError::io(format!("open {}", path.display()), error)),
         };
-        let lock = open_format(&host, path)?;
-        guard(&host, path)?;
-        let catalog = host.existing("open", "catalog.redb", OFlag::O_RDWR)?;
-        let catalog = catalog.ok_or_else(|| StoreError::damaged(format!("{} has no catalog.redb", path.display())))?;
-        let catalog = Catalog::open(catalog)?;
-        if !catalog.has_versions()? {
-            return Err(StoreError::Unfinished { path: path.to_owned() });
-        }
+        let (lock, catalog) = match open_catalog(&host, path) {
+            Err(StoreError::NotAStore { .. } | StoreError::Damaged { .. }) if is_marked(&host)? => {
+                return Err(StoreError::Unfinished { path: path.to_owned() });
+            }
+            opened => opened?,
+        };
         let store = Self::assemble(path.to_owned(), host, catalog, lock, false);
+        store.first_version_made();
         store.tidy_journals()?;
         // What can't be told here is found by `fsck`; it must not keep the store from being opened.
         if let Ok(Upkeep { scrubbed: Some(result), .. }) = store.catalog.upkeep() {
@@ -110,9 +121,8 @@ impl Store {
         if self.catalog.has_versions()? {
             return Err(StoreError::Exists { path: self.path });
         }
-        let claim = Claim { path: self.path.clone(), made_dir: self.made_dir, mode: None };
-        drop(self);
-        claim.undo();
+        // While it is held: no other `init` comes in between.
+        Claim { path: self.path.clone(), made_dir: self.made_dir, mode: None }.undo();
         Ok(())
     }
 }
@@ -134,34 +144,92 @@ impl Claim {
             Err(error) => return Err(fail("create", error)),
         }
         let status = path.metadata().map_err(|error| fail("stat", error))?;
-        let taken = !status.is_dir() || path.read_dir().map_err(|error| fail("list", error))?.next().is_some();
-        if taken {
+        if !status.is_dir() {
             return Err(StoreError::Exists { path: path.to_owned() });
         }
         Ok(Self { path: path.to_owned(), made_dir: false, mode: Some(status.permissions()) })
     }
 
-    /// Makes the first directory. Of two processes that found the path empty, one gets past this.
-    fn settle(&self, disk: Option<Arc<dyn Disk>>) -> Result<HostDir> {
+    /// Takes the directory, if there is nothing in it that is another's, and marks it. Of two processes that want it one gets past this.
+    fn take(&self, disk: Option<Arc<dyn Disk>>) -> Result<HostDir> {
         let host = HostDir::open(&self.path, disk).map_err(|error| StoreError::io(format!("open {}", self.path.display()), error))?;
-        if host.make_dir(DIRS[0])? { Ok(host) } else { Err(StoreError::Exists { path: self.path.clone() }) }
+        let exists = || StoreError::Exists { path: self.path.clone() };
+        let names = host.names(".")?;
+        if !(names.is_empty() || is_marked(&host)?) {
+            return Err(exists());
+        }
+        lock(host.host(), &self.path)?;
+        // What another has made of it meanwhile.
+        let names = host.names(".")?;
+        if !names.is_empty() {
+            let marked = is_marked(&host)?;
+            let finished = match open_catalog(&host, &self.path) {
+                Ok(_) => true,
+                Err(StoreError::NotAStore { .. } | StoreError::Damaged { .. } | StoreError::Unfinished { .. }) => false,
+                Err(error) => return Err(error),
+            };
+            if !marked || finished {
+                return Err(exists());
+            }
+            self.clear();
+        }
+        host.remove(MARKER)?;
+        let marker = host.new_file(MARKER, || Ok(false))?;
+        let written = marker.write_all_at(MARKER_TEXT.as_bytes(), 0).and_then(|()| marker.sync_data());
+        let marked = written.map_err(|error| StoreError::io(format!("write {MARKER}"), error)).and_then(|()| host.sync_dir("."));
+        if marked.is_err() {
+            let _ = host.remove(MARKER);
+        }
+        marked.map(|()| host)
     }
 
-    /// Removes what `init` made, and only that. What can't be removed is logged: the error that led here matters more.
-    fn undo(&self) {
-        let log = |error: io::Error| tracing::warn!(%error, path = %self.path.display(), "an unfinished store is not removed wholly");
-        let gone = |result: io::Result<()>| match result {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => log(error),
+    /// Removes what `init` makes, but for the marker. What can't be removed is logged.
+    fn clear(&self) {
+        FILES.iter().for_each(|file| self.gone(std::fs::remove_file(self.path.join(file))));
+        DIRS.iter().for_each(|dir| self.gone(std::fs::remove_dir_all(self.path.join(dir))));
+    }
+
+    fn gone(&self, result: io::Result<()>) {
+        match result {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %self.path.display(), "an unfinished store is not removed wholly");
+            }
             _ => {}
-        };
-        FILES.iter().for_each(|file| gone(std::fs::remove_file(self.path.join(file))));
-        DIRS.iter().for_each(|dir| gone(std::fs::remove_dir_all(self.path.join(dir))));
-        if self.made_dir {
-            gone(std::fs::remove_dir(&self.path));
-        } else if let Some(mode) = &self.mode {
-            gone(std::fs::set_permissions(&self.path, mode.clone()));
         }
     }
+
+    /// Removes what `init` made, and only that. The error that led here matters more than what can't be removed.
+    fn undo(&self) {
+        self.clear();
+        self.gone(std::fs::remove_file(self.path.join(MARKER)));
+        if self.made_dir {
+            self.gone(std::fs::remove_dir(&self.path));
+        } else if let Some(mode) = &self.mode {
+            self.gone(std::fs::set_permissions(&self.path, mode.clone()));
+        }
+    }
+}
+
+/// Whether an `init` has marked the directory as its own and not come to its end. A marker that a crash tore is one if nothing else is there.
+fn is_marked(host: &HostDir) -> Result<bool> {
+    let Some(file) = host.existing("open", MARKER, OFlag::O_RDONLY)? else { return Ok(false) };
+    let mut text = vec![0; 2 * MARKER_TEXT.len()];
+    let len = file.read_at(&mut text, 0).map_err(|error| StoreError::io(format!("read {MARKER}"), error))?;
+    Ok(text.get(..len) == Some(MARKER_TEXT.as_bytes()) || host.names(".")?.len() == 1)
+}
+
+fn remove_marker(host: &HostDir) -> Result<()> {
+    if host.remove(MARKER)? { host.sync_dir(".") } else { Ok(()) }
+}
+
+/// The locked format file and the catalog of a store that has a version.
+fn open_catalog(host: &HostDir, path: &Path) -> Result<(HostFile, Catalog)> {
+    let lock = open_format(host, path)?;
+    guard(host, path)?;
+    let catalog = host.existing("open", "catalog.redb", OFlag::O_RDWR)?;
+    let catalog = catalog.ok_or_else(|| StoreError::damaged(format!("{} has no catalog.redb", path.display())))?;
+    let catalog = Catalog::open(catalog)?;
+    if catalog.has_versions()? { Ok((lock, catalog)) } else { Err(StoreError::Unfinished { path: path.to_owned() }) }
 }
 
 fn build(claim: &Claim, host: HostDir, clock: &dyn Clock) -> Result<Store> {
@@ -170,7 +238,7 @@ fn build(claim: &Claim, host: HostDir, clock: &dyn Clock) -> Result<Store> {
     // The umask, or a directory that was there before, may have left another mode.
     std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|error| fail("change the mode of", error))?;
     guard(&host, path)?;
-    for dir in &DIRS[1..] {
+    for dir in &DIRS {
         host.make_dir(dir)?;
     }
     for low in 0..=0xff {

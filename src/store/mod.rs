@@ -10,6 +10,7 @@
 //! STORE/packs/N           packs
 //! STORE/journal/tN        edits of the open version since the seal before it
 //! STORE/logs/tN/NAME.K.log  output of attempt K of check NAME
+//! STORE/unfinished        while init is under way
 //! STORE/reserve           room kept for what must go on when the disk is full
 //! STORE/control.sock      the daemon's socket (0600)
 //! ```
@@ -24,6 +25,7 @@ mod guard;
 mod host;
 mod init;
 pub mod journal;
+mod log;
 pub mod objects;
 pub mod record;
 mod reserve;
@@ -38,6 +40,7 @@ pub use counters::Ids;
 pub use disk::HostFile;
 pub use error::{Result, StoreError};
 pub use journal::{Journal, JournalRecord};
+pub use log::{Log, LogPlace};
 use nix::fcntl::OFlag;
 pub use objects::{Loss, Objects, SealObject, is_lost};
 
@@ -122,14 +125,14 @@ impl Store {
     }
 
     /// Where the output of an attempt goes; its directory is there afterwards.
-    pub fn log_path(&self, version: VersionId, check: &str, attempt: u32) -> Result<PathBuf> {
+    pub fn log_place(&self, version: VersionId, check: &str, attempt: u32) -> Result<LogPlace> {
         let dir = format!("logs/{version}");
         self.host.make_dir(&dir)?;
         // Not through a link, whatever was there already.
         self.host.file("open", &dir, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
         // A name is a name, not a way out of the directory.
         let check = check.replace(['/', '\0'], "_");
-        Ok(self.path.join(dir).join(format!("{check}.{attempt}.log")))
+        Ok(LogPlace::within(&self.host, &self.path, dir, &format!("{check}.{attempt}.log")))
     }
 
     /// The journal of a version, made if it is not there, to append to.

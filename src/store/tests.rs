@@ -1,7 +1,7 @@
 //! The store as a whole: init, its refusals, open, the lock, a kill.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
@@ -234,7 +234,20 @@ fn an_init_without_a_version_is_unfinished_and_can_be_undone() {
     let path = temp.path().join("store");
     drop(Store::init(&path, &SystemClock).unwrap());
     let message = Store::open(&path).unwrap_err().to_string();
-    assert_eq!(message, format!("{} is a store whose init did not finish; remove it and run init again", path.display()));
+    assert_eq!(message, format!("{} is a store whose init did not finish; run init again, it begins anew", path.display()));
+    // As if what is beside its own was another's: that stays.
+    std::fs::write(path.join("notes.txt"), "mine").unwrap();
+    drop(made(&path));
+    assert_eq!(std::fs::read_to_string(path.join("notes.txt")).unwrap(), "mine");
+    assert!(path.join("unfinished").exists(), "until the store is opened");
+    drop(Store::open(&path).unwrap());
+    assert!(!path.join("unfinished").exists());
+    assert!(matches!(Store::init(&path, &SystemClock), Err(StoreError::Exists { .. })));
+
+    let running = temp.path().join("running");
+    let _held = Store::init(&running, &SystemClock).unwrap();
+    assert!(matches!(Store::init(&running, &SystemClock), Err(StoreError::InUse { .. })));
+    assert!(running.join("catalog.redb").exists());
 
     let undone = temp.path().join("undone");
     Store::init(&undone, &SystemClock).unwrap().undo_init().unwrap();
@@ -322,10 +335,16 @@ fn journals_of_ended_versions_go_at_open_and_those_of_open_ones_stay() {
 fn logs_have_their_place_whatever_the_checks_name() {
     let temp = temp();
     let store = made(&temp.path().join("store"));
-    let path = store.log_path(VersionId(3), "rows", 2).unwrap();
-    assert!(path.ends_with("logs/t3/rows.2.log"));
-    std::fs::write(&path, "output").unwrap();
-    assert!(store.log_path(VersionId(3), "../../format", 1).unwrap().ends_with("logs/t3/.._.._format.1.log"));
+    let place = store.log_place(VersionId(3), "rows", 2).unwrap();
+    assert!(place.path().ends_with("logs/t3/rows.2.log"));
+    for text in ["longer output", "output"] {
+        let mut log = place.create().unwrap();
+        log.write_all(text.as_bytes()).unwrap();
+        log.sync(true).unwrap();
+        assert_eq!(std::fs::read_to_string(place.path()).unwrap(), text);
+    }
+    let other = store.log_place(VersionId(3), "../../format", 1).unwrap();
+    assert!(other.path().ends_with("logs/t3/.._.._format.1.log"));
 }
 
 #[test]

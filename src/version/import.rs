@@ -243,6 +243,7 @@ impl<'a> Builder<'a> {
         transaction.set_pointers(&pointers)?;
         transaction.commit()?;
         drop(persisted.committed());
+        self.store.first_version_made();
         Ok(record)
     }
 }

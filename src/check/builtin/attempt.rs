@@ -1,7 +1,6 @@
 //! An attempt of a built-in check, as a worker makes it: the log, the time that it has, and the outcome.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use crate::check::cancel::Cancel;
 use crate::check::output::Output;
 use crate::clock::Clock;
 use crate::config::Options;
+use crate::store::LogPlace;
 use crate::store::record::Outcome;
 use crate::tree::{PathChange, Snapshot};
 
@@ -30,7 +30,7 @@ pub struct BuiltinJob {
     /// Where the check looks.
     pub plan: Plan,
     /// Where its findings go.
-    pub log: PathBuf,
+    pub log: LogPlace,
     /// The time that it has.
     pub timeout: Duration,
     /// Bytes of its findings that are kept.
@@ -59,7 +59,7 @@ pub(in crate::check) fn attempt(job: &BuiltinJob, cancel: &Cancel, clock: &dyn C
     let mut output = match Output::create(&job.log, job.output) {
         Ok(output) => output,
         Err(error) => {
-            let why = format!("its log {} can't be written: {error}", job.log.display());
+            let why = format!("its log {} can't be written: {error}", job.log.path().display());
             return (Outcome::CouldNotStart { why }, Vec::new());
         }
     };
@@ -84,5 +84,6 @@ pub(in crate::check) fn attempt(job: &BuiltinJob, cancel: &Cancel, clock: &dyn C
         Verdict::Cancelled if cancel.is_cancelled() => Outcome::Cancelled,
         Verdict::Cancelled => Outcome::TimedOut,
     };
-    (outcome, output.finish())
+    let metrics = output.finish(outcome == Outcome::Passed);
+    (outcome, metrics)
 }

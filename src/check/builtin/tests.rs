@@ -318,7 +318,7 @@ fn an_attempt_filters_logs_and_keeps_to_its_time() {
         base: base.state.clone(),
         changes: changes(&base.state, &world.state).unwrap().into(),
         plan: crate::check::Plan::new(&check).unwrap(),
-        log: dir.path().join("log"),
+        log: dir.path().join("log").into(),
         timeout: std::time::Duration::from_secs(timeout),
         output: 1 << 20,
     };

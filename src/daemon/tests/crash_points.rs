@@ -10,7 +10,7 @@ use super::*;
 use crate::ids::{EventSeq, Ino};
 use crate::retain::gc::{Collector, GcError};
 use crate::store::event::Event;
-use crate::store::record::{Pointers, VersionRecord};
+use crate::store::record::{Outcome, Pointers, VersionRecord};
 use crate::store::verify::{self, Finding, Severity};
 use crate::tree::verify::fsck;
 use crate::tree::{Nodes, Snapshot, Tree};
@@ -40,6 +40,8 @@ pub(super) struct Recorded {
     pub(super) held: Vec<(usize, Option<bool>)>,
     /// A sync of the catalog has failed: the transaction that it was for, which nobody was told of, is there after a crash or not.
     pub(super) unsure: bool,
+    /// No log of a check was refused: each that failed must have its own.
+    logs: bool,
 }
 
 pub(super) fn content(snapshot: &Snapshot) -> Files {
@@ -249,7 +251,7 @@ fn record(seed: u64, disk: &Arc<SimulatedDisk>) -> Recorded {
     drop(store);
     let begun = disk.len();
     let daemon = Daemon::start_over(dir, JSON, shared());
-    let recorded = Recorded { begun, ..Recorded::default() };
+    let recorded = Recorded { begun, logs: true, ..Recorded::default() };
     let mut workload = Workload { daemon: &daemon, disk, dice: Dice::new(seed), recorded, unique: 1000 * seed };
     workload.note();
     for _ in 0..40 {
@@ -286,12 +288,26 @@ pub(super) fn verify_store(recorded: &Recorded, at: usize, path: &Path, commits:
     assert!(findings.iter().all(|finding| finding.severity != Severity::Error || is_told(finding)), "{findings:#?}");
     let nodes = Nodes::new(Arc::clone(&store));
     for record in &said.0 {
+        if recorded.logs {
+            verify_logs(&store, record.version);
+        }
         if let Some(root) = record.root {
             let found = content_but(&Snapshot::new(Tree::stored(Arc::clone(&nodes), root), Arc::clone(&store)), lost_in(record.version));
             if let Some(expected) = recorded.contents.get(&record.version) {
                 let lost = |name: &String| lost_in(record.version).contains(name);
                 assert!(expected.iter().filter(|(name, _)| !lost(name)).eq(found.iter()), "{} holds something else", record.version);
             }
+        }
+    }
+}
+
+/// What a failed attempt has found stands in its log.
+fn verify_logs(store: &Store, version: VersionId) {
+    for attempt in store.catalog().attempts(version).unwrap() {
+        if let Outcome::Found { summary } = &attempt.outcome {
+            let name = format!("logs/{version}/{}.{}.log", attempt.check, attempt.attempt);
+            let log = std::fs::read_to_string(store.path().join(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(log.lines().any(|line| !line.is_empty() && summary.starts_with(line)), "{name}: {log}");
         }
     }
 }

@@ -322,11 +322,7 @@ fn transactions_wait_for_one_another() {
 struct Unsynced;
 
 impl super::super::disk::Disk for Unsynced {
-    fn around(
-        &self,
-        op: &super::super::disk::DiskOp<'_>,
-        run: &mut dyn FnMut(usize) -> std::io::Result<usize>,
-    ) -> std::io::Result<usize> {
+    fn around(&self, op: &super::super::disk::DiskOp<'_>, run: &mut dyn FnMut(usize) -> std::io::Result<usize>) -> std::io::Result<usize> {
         if matches!(op, super::super::disk::DiskOp::SyncFile { .. }) { Ok(0) } else { run(usize::MAX) }
     }
 }
