@@ -121,6 +121,43 @@ fn names_are_allowed_and_forbidden_by_pattern() {
 }
 
 #[test]
+fn values_are_held_against_a_schema_of_the_dataset_and_a_missing_one_is_nobodys_fault_but_the_configurations() {
+    let sandbox = mounted("json-schema", "schema = \"schema/day.json\"\npaths = [\"days/**\"]");
+    let schema = |words: &str| ("schema/day.json", format!("{{\"properties\": {{\"rain\": {words}}}}}"));
+    let number = schema("{\"type\": \"number\", \"minimum\": 0}");
+    let days = ("days/1.jsonl", "{\"rain\": 1}\n{\"rain\": 0.5}\n");
+    assert!(found(&sandbox, &[(number.0, &number.1), days, ("other.json", "{\"rain\": -1}")]).is_empty(), "paths say what is looked at");
+    assert_eq!(
+        found(&sandbox, &[("days/2.json", "{\"rain\": -1}"), ("days/3.jsonl", "{}\n{\"rain\": \"much\"}\n")]),
+        [
+            "days/2.json: /rain: -1 is less than the minimum of 0 (schema: /properties/rain/minimum)",
+            "days/3.jsonl:2: /rain: \"much\" is not of type \"number\" (schema: /properties/rain/type)"
+        ]
+    );
+    let whole = schema("{\"type\": \"integer\"}");
+    assert_eq!(
+        found(&sandbox, &[(whole.0, &whole.1)]),
+        ["days/1.jsonl:2: /rain: 0.5 is not of type \"integer\" (schema: /properties/rain/type)"],
+        "a new schema is held against what is there"
+    );
+    fs::remove_file(sandbox.staging().join("schema/day.json")).unwrap();
+    let waits = "schema = \"schema/day.json\": there is no such file in the version";
+    sandbox.on(["commit"]).expect(0);
+    common::eventually("the version waits", || {
+        let status = sandbox.on(["status"]).expect(0).stdout;
+        status.contains(waits)
+    });
+    assert_eq!(sandbox.on(["ghosts", "--json"]).expect(0).json().as_array().unwrap().len(), 2, "it is no ghost");
+    let outside = sandbox.path("outside.json");
+    fs::write(&outside, "{\"type\": \"object\"}").unwrap();
+    let check = format!("[[check]]\nname = \"it\"\nbuiltin = \"json-schema\"\nschema = {:?}\n", outside.to_str().unwrap());
+    sandbox.configure(&format!("[checks]\nretries = 0\nrollback_threshold = 0\n{check}"));
+    sandbox.on(["wait"]).expect(0);
+    assert_eq!(found(&sandbox, &[("a.json", "[]")]), ["a.json: [] is not of type \"object\" (schema: /type)"]);
+    sandbox.unmount();
+}
+
+#[test]
 fn options_that_are_malformed_are_refused_with_their_line() {
     let sandbox = Sandbox::new();
     sandbox.init("");
@@ -132,6 +169,12 @@ fn options_that_are_malformed_are_refused_with_their_line() {
         ("csv", "types = { a = \"float\" }", "the type of column \"a\" must be one of integer, number, boolean, date, datetime"),
         ("csv", "types = 1", "\"types\" in [[check]] must be a table of columns, such as { id = \"integer\", day = \"date\" }, not 1"),
         ("csv", "ranges = { a = [2, 1] }", "the range of column \"a\" must be two numbers, the least and the most"),
+        ("json", "schema = \"a.json\"", "\"schema\" is an option of the built-in check \"json-schema\", not of this one"),
+        (
+            "json-schema",
+            "schema = \"../a.json\"",
+            "\"schema\" is a path from the dataset's top, without \".\" and \"..\", or an absolute one; \"../a.json\" is neither",
+        ),
         ("names", "forbid = [\"a[\"]", "\"a[\" in \"forbid\" is not a glob: unclosed character class; missing ']'"),
         ("size", "max_growth = 2", "\"max_growth\" in [[check]] must be a percentage from \"0%\" to \"1000000%\", not 2"),
     ] {
@@ -139,6 +182,12 @@ fn options_that_are_malformed_are_refused_with_their_line() {
         let refused = sandbox.on(["config", "check"]).expect(2).stderr;
         assert!(refused.trim().ends_with(&format!(":4: {reason}")), "{option}: {refused}");
     }
+    sandbox.configure("[[check]]\nname = \"a\"\nbuiltin = \"json-schema\"\n");
+    let refused = sandbox.on(["config", "check"]).expect(2).stderr;
+    assert!(
+        refused.contains(":3: the built-in check \"json-schema\" needs \"schema\", a file of the dataset or an absolute path"),
+        "{refused}"
+    );
     sandbox.configure("[[check]]\nname = \"a\"\nrun = [\"true\"]\nmax_files = 1\n");
     let refused = sandbox.on(["config", "check"]).expect(2).stderr;
     assert!(refused.contains("\"max_files\" is an option of the built-in check \"size\", not of this one"), "{refused}");

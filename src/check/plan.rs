@@ -24,10 +24,13 @@ impl Plan {
     /// Of a check. A built-in one without `paths` has those of its kind of file.
     pub fn new(check: &Check) -> Result<Self, PlanError> {
         let own: Vec<&str> = check.paths.iter().map(String::as_str).collect();
-        let globs = match &check.action {
+        let mut globs = match &check.action {
             Action::Builtin(name) if own.is_empty() => super::builtin::default_paths(name).to_vec(),
             Action::Builtin(_) | Action::Run(_) => own,
         };
+        // A schema that changes is a change for all that is held against it.
+        let schema = check.options.schema.as_deref().map(globset::escape);
+        globs.extend(schema.as_deref());
         let failed = |source| PlanError { check: check.name.clone(), source };
         let unless: Vec<&str> = check.unless.iter().map(String::as_str).collect();
         Ok(Self { paths: compiled(&globs).map_err(failed)?, unless: compiled(&unless).map_err(failed)? })

@@ -28,7 +28,7 @@ open_files = "none"       # files that each of its processes has open
 cpu = "none"              # time that each has on a processor, such as "10m"
 
 # A check is a command (exit 0 passes) with the version as its working directory, or a built-in one
-# (csv, deletes, json, jsonl, manifest, names, parquet, size, sqlite, utf8).
+# (csv, deletes, json, json-schema, jsonl, manifest, names, parquet, size, sqlite, utf8).
 #
 # [[check]]
 # name = "rows"

@@ -10,12 +10,13 @@ use super::value::{Section, size_text};
 use super::{ConfigError, Percent};
 
 /// The keys of each built-in check that has some.
-const KEYS: [(&str, &[&str]); 5] = [
+const KEYS: [(&str, &[&str]); 6] = [
     ("csv", &["delimiter", "columns", "types", "ranges", "required"]),
     ("parquet", &["columns"]),
     ("size", &["min_files", "max_files", "min_bytes", "max_bytes", "max_file_bytes", "max_growth", "max_shrink"]),
     ("deletes", &["max_deleted", "ignore_below"]),
     ("names", &["allow", "forbid"]),
+    ("json-schema", &["schema"]),
 ];
 
 /// What becomes of a table's columns.
@@ -108,6 +109,8 @@ pub struct Options {
     pub allow: Vec<String>,
     /// names: globs that nothing new may match.
     pub forbid: Vec<String>,
+    /// json-schema: a file of the dataset, or an absolute path of the machine. The check has one.
+    pub schema: Option<String>,
 }
 
 impl Default for Options {
@@ -129,6 +132,7 @@ impl Default for Options {
             ignore_below: 10,
             allow: Vec::new(),
             forbid: Vec::new(),
+            schema: None,
         }
     }
 }
@@ -169,6 +173,7 @@ pub(super) fn read(section: &Section<'_>, builtin: Option<&str>) -> Result<Optio
         ignore_below: count("ignore_below")?.unwrap_or(usual.ignore_below),
         allow: super::parse::read_globs(section, "allow")?,
         forbid: super::parse::read_globs(section, "forbid")?,
+        schema: read_schema(section, builtin)?,
     })
 }
 
@@ -177,6 +182,23 @@ fn read_delimiter(section: &Section<'_>) -> Result<Option<u8>, ConfigError> {
         None => Ok(None),
         Some([byte]) if byte.is_ascii() && !b"\"\r\n".contains(byte) => Ok(Some(*byte)),
         Some(_) => Err(section.refuse_at("delimiter", "\"delimiter\" must be one ASCII character, and no quote or line end")),
+    }
+}
+
+fn read_schema(section: &Section<'_>, builtin: Option<&str>) -> Result<Option<String>, ConfigError> {
+    let schema = section.text("schema")?;
+    let leads_out = |path: &str| !path.starts_with('/') && path.split('/').any(|name| matches!(name, "" | "." | ".."));
+    match schema {
+        Some(path) if leads_out(path) => {
+            let line =
+                format!("\"schema\" is a path from the dataset's top, without \".\" and \"..\", or an absolute one; \"{path}\" is neither");
+            Err(section.refuse_at("schema", line))
+        }
+        None if builtin == Some("json-schema") => {
+            Err(section
+                .refuse_at("builtin", "the built-in check \"json-schema\" needs \"schema\", a file of the dataset or an absolute path"))
+        }
+        schema => Ok(schema.map(str::to_owned)),
     }
 }
 
@@ -241,6 +263,9 @@ pub(super) fn write(options: &Options, out: &mut String) -> std::fmt::Result {
         if !texts.is_empty() {
             writeln!(out, "{key} = {}", list(texts))?;
         }
+    }
+    if let Some(schema) = &options.schema {
+        writeln!(out, "schema = {}", quoted(schema))?;
     }
     for (key, number) in [("min_files", options.min_files), ("max_files", options.max_files)] {
         number.map_or(Ok(()), |number| writeln!(out, "{key} = {number}"))?;

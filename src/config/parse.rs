@@ -14,7 +14,7 @@ use super::value::{Section, Source, sections};
 use super::{Action, Check, Checks, Config, ConfigError, Ghosts, Promotion, PromotionMode, Retention, Scrub, Severity, Staging, User};
 
 /// The built-in checks, by the name that `builtin = ` takes.
-pub const BUILTINS: &[&str] = &["csv", "deletes", "json", "jsonl", "manifest", "names", "parquet", "size", "sqlite", "utf8"];
+pub const BUILTINS: &[&str] = &["csv", "deletes", "json", "json-schema", "jsonl", "manifest", "names", "parquet", "size", "sqlite", "utf8"];
 
 const SECTIONS: &[&str] = &["staging", "checks", "check", "metric", "notify", "promotion", "ghosts", "retention", "scrub"];
 

@@ -277,7 +277,8 @@ proptest! {
         let deletes = Options { max_deleted: Percent(percent), ignore_below: 0, ..Options::default() };
         let names = Options { allow: vec!["*.csv".to_owned()], forbid: vec!["**/.*".to_owned(), "a".to_owned()], ..Options::default() };
         let parquet = Options { columns: Columns::Any, ..Options::default() };
-        let all = [("csv", csv), ("size", size), ("deletes", deletes), ("names", names), ("parquet", parquet)];
+        let schema = Options { schema: Some("d/s.json".to_owned()), ..Options::default() };
+        let all = [("json-schema", schema), ("csv", csv), ("size", size), ("deletes", deletes), ("names", names), ("parquet", parquet)];
         let check = |(name, options): (&str, Options)| Check { options, ..Check::new(name, Action::Builtin(name.to_owned())) };
         let config = Config { check: all.into_iter().map(check).collect(), ..Config::default() };
         let text = config.to_toml();

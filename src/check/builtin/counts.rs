@@ -46,7 +46,7 @@ impl Size {
 
     fn totals(&self, view: &View<'_>, report: &mut Report<'_>) -> io::Result<()> {
         let mut before = Total::default();
-        walk(view, view.base, &mut |kind, ino, base| {
+        walk(view, view.base, &mut |_, kind, ino, base| {
             before.files += u64::from(kind == FileKind::Regular);
             let record = if kind == FileKind::Regular { base.inode(ino).map_err(unreadable)? } else { None };
             before.bytes = before.bytes.saturating_add(record.map_or(0, |record| record.size));
@@ -121,7 +121,7 @@ impl Builtin for Deletes {
             let share = u64::from(self.most.0);
             let enough = self.fewest.max((gone * 100_000).div_ceil(share.max(1)));
             let mut files = 0;
-            walk(view, view.base, &mut |_, _, _| {
+            walk(view, view.base, &mut |_, _, _, _| {
                 files += 1;
                 Ok(files < enough)
             })?;
@@ -137,8 +137,11 @@ impl Builtin for Deletes {
     }
 }
 
+/// What is done with a name: its path, what it leads to, and in which snapshot. It says whether to go on.
+type Take<'a> = dyn FnMut(&[u8], FileKind, Ino, &Snapshot) -> io::Result<bool> + 'a;
+
 /// Hands each name that the check looks at and that is no directory to `take`, until it says no.
-fn walk(view: &View<'_>, snapshot: &Snapshot, take: &mut dyn FnMut(FileKind, Ino, &Snapshot) -> io::Result<bool>) -> io::Result<()> {
+pub(super) fn walk(view: &View<'_>, snapshot: &Snapshot, take: &mut Take<'_>) -> io::Result<()> {
     let mut dirs: Vec<(Ino, Vec<u8>)> = vec![(Ino::ROOT, Vec::new())];
     while let Some((dir, path)) = dirs.pop() {
         view.stop.check()?;
@@ -151,7 +154,7 @@ fn walk(view: &View<'_>, snapshot: &Snapshot, take: &mut dyn FnMut(FileKind, Ino
             path.extend_from_slice(&name);
             if kind == FileKind::Directory {
                 dirs.push((ino, path));
-            } else if (view.looks_at)(&path) && !take(kind, ino, snapshot)? {
+            } else if (view.looks_at)(&path) && !take(&path, kind, ino, snapshot)? {
                 return Ok(());
             }
         }

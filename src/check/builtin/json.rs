@@ -56,7 +56,7 @@ fn parse(source: impl Read) -> io::Result<Result<(), serde_json::Error>> {
 }
 
 /// The reason without the line and column that serde_json appends: the finding says them already.
-fn plain(error: &serde_json::Error) -> String {
+pub(super) fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
     match text.rsplit_once(" at line ") {
         Some((reason, _)) => reason.to_owned(),
@@ -65,7 +65,7 @@ fn plain(error: &serde_json::Error) -> String {
 }
 
 /// The column of the byte that an error is at; serde_json says 0 before the first.
-fn column(error: &serde_json::Error) -> u64 {
+pub(super) fn column(error: &serde_json::Error) -> u64 {
     error.column().max(1) as u64
 }
 

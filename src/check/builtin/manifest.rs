@@ -169,7 +169,7 @@ fn each_line(file: &File<'_>, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>
     }
 }
 
-fn skip_line(reader: &mut impl BufRead) -> io::Result<()> {
+pub(super) fn skip_line(reader: &mut impl BufRead) -> io::Result<()> {
     loop {
         let chunk = reader.fill_buf()?;
         let len = chunk.len();

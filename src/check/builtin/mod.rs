@@ -10,6 +10,7 @@ mod csv;
 mod fields;
 mod file;
 mod json;
+mod json_schema;
 mod manifest;
 mod names;
 mod parquet;
@@ -17,6 +18,8 @@ mod report;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_schema;
 #[cfg(test)]
 mod tests_tables;
 mod utf8;
@@ -105,6 +108,7 @@ pub fn by_name(name: &str, options: &Options) -> Option<Box<dyn Builtin>> {
         "deletes" => Box::new(counts::Deletes { most: options.max_deleted, fewest: options.ignore_below }),
         "json" => Box::new(json::Json),
         "jsonl" => Box::new(json::JsonLines),
+        "json-schema" => Box::new(json_schema::JsonSchema { schema: options.schema.clone().unwrap_or_default() }),
         "manifest" => Box::new(manifest::Manifest),
         "names" => Box::new(names::Names { allow: options.allow.clone(), forbid: options.forbid.clone() }),
         "parquet" => Box::new(parquet::Parquet { columns: options.columns }),
@@ -122,6 +126,7 @@ pub fn default_paths(name: &str) -> &'static [&'static str] {
         "csv" => &["**/*.csv"],
         "json" => &["**/*.json"],
         "jsonl" => &["**/*.jsonl", "**/*.ndjson"],
+        "json-schema" => &["**/*.json", "**/*.jsonl", "**/*.ndjson"],
         "parquet" => &["**/*.parquet"],
         // A database changes with its write-ahead log.
         "sqlite" => &["**/*.{db,sqlite,sqlite3}", "**/*.{db,sqlite,sqlite3}-{wal,journal}"],
@@ -207,6 +212,26 @@ fn each_file(
         look(&change.path, &file, report)?;
     }
     Ok(())
+}
+
+/// Looks at every regular file that the check looks at, changed or not; one with several names once.
+fn each_file_of_all(
+    view: &View<'_>,
+    report: &mut Report<'_>,
+    mut look: impl FnMut(&[u8], &File<'_>, &mut Report<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut seen = HashSet::new();
+    report.counts_files();
+    counts::walk(view, view.version, &mut |path, kind, ino, snapshot| {
+        if kind != FileKind::Regular || !seen.insert(ino) {
+            return Ok(true);
+        }
+        let Some(record) = snapshot.inode(ino).map_err(unreadable)? else { return Ok(true) };
+        let file = File::new(view.version, ino, record, view.stop);
+        report.file(path, file.len());
+        look(path, &file, report)?;
+        Ok(true)
+    })
 }
 
 /// An error of the tree as one of reading.
