@@ -150,7 +150,7 @@ fn every_mistake_is_one_line_with_its_place() {
         (
             &format!("{check}builtin = \"cvs\""),
             "shadowfs.toml:3: there is no built-in check \"cvs\"; there are csv, \
-            deletes, json, jsonl, manifest, names, parquet, size, sqlite, utf8",
+            deletes, json, json-schema, jsonl, manifest, names, parquet, size, sqlite, utf8",
         ),
         (
             &format!("{check}run = [\"true\"]\npaths = [\"a[\"]"),

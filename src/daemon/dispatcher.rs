@@ -147,7 +147,7 @@ impl Dispatcher {
         }
     }
 
-    fn take(&mut self, message: Message) {
+    pub(super) fn take(&mut self, message: Message) {
         // What happened in staging before the message was sent comes first: a `wait` after a write must know the version.
         self.drain_staging();
         match message {
@@ -199,7 +199,7 @@ impl Dispatcher {
         self.todo.extend(self.fresh.take_if(due).map(|(_, step)| step));
     }
 
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         loop {
             self.take_fresh(Some(self.clock.instant()));
             self.reload();

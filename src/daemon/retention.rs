@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::dispatcher::Dispatcher;
 use super::message::Retired;
+use crate::clock::{Clock, Timestamp};
 use crate::ids::VersionId;
 use crate::retain::{self, Expiry, Plan, sweep_is_due};
 use crate::store::StoreError;
@@ -18,6 +19,34 @@ const SPACE: Duration = Duration::from_secs(10);
 /// Of the versions that could go before their time, one in so many goes before it is looked again what that has freed.
 const EARLY_SHARE: usize = 8;
 
+/// By how much the wall clock may be apart from the one that does not jump before it is not believed, and for how long then.
+const APART: Duration = Duration::from_secs(60);
+const DOUBT: Duration = Duration::from_secs(24 * 3600);
+
+/// The wall clock, for what ends by age: who sets it ahead by mistake has a day to set it right before anything is removed for it. While
+/// it is behind, things stay longer.
+#[derive(Debug, Default)]
+pub(super) struct PatientClock {
+    /// The wall clock when it was believed last, by the other.
+    believed: Option<(Timestamp, Instant)>,
+    doubted_since: Option<Instant>,
+}
+
+impl PatientClock {
+    pub(super) fn now(&mut self, clock: &dyn Clock) -> Timestamp {
+        let (wall, instant) = (clock.now(), clock.instant());
+        let expected = self.believed.map(|(at, when)| at.plus(instant.saturating_duration_since(when)));
+        if let Some(expected) = expected.filter(|expected| wall.since(*expected).max(expected.since(wall)) > APART) {
+            let since = *self.doubted_since.get_or_insert(instant);
+            if instant.saturating_duration_since(since) < DOUBT {
+                return wall.min(expected);
+            }
+        }
+        (self.believed, self.doubted_since) = (Some((wall, instant)), None);
+        wall
+    }
+}
+
 /// When retention is looked at, and what it waits for.
 #[derive(Debug, Default)]
 pub(super) struct Retention {
@@ -25,6 +54,7 @@ pub(super) struct Retention {
     pub(super) at: Option<Instant>,
     /// Versions went before their time, and what that has freed is not known before the sweep.
     awaits_sweep: bool,
+    pub(super) clock: PatientClock,
 }
 
 impl Dispatcher {
@@ -52,7 +82,7 @@ impl Dispatcher {
             versions = early.iter().copied().take(early.len().div_ceil(EARLY_SHARE)).collect();
             self.retention.awaits_sweep = !versions.is_empty();
         }
-        let wall = self.clock.now();
+        let wall = self.retention.clock.now(&*self.clock);
         let until = plan.next().map_or(AT_LEAST, |next| next.since(wall));
         let least = if self.config.retention.min_free.0 > 0 { SPACE } else { AT_LEAST };
         // What is being read goes when that ends: nobody tells when.
@@ -71,9 +101,10 @@ impl Dispatcher {
     }
 
     /// What goes now and what stays: what is read is not among the former.
-    pub(super) fn retention_plan(&self) -> Plan {
+    pub(super) fn retention_plan(&mut self) -> Plan {
+        let now = self.retention.clock.now(&*self.clock);
         let tags: Vec<(String, VersionId)> = self.shared.visible().tags.iter().map(|(name, version)| (name.clone(), *version)).collect();
-        let plan = retain::plan(&self.history, &tags, &self.config.retention, &self.config.ghosts, self.clock.now());
+        let plan = retain::plan(&self.history, &tags, &self.config.retention, &self.config.ghosts, now);
         plan.but(&|version| self.reads(version))
     }
 

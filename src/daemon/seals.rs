@@ -81,7 +81,7 @@ impl Dispatcher {
             return;
         }
         let rules = &self.config.staging;
-        let aged = activity.opened_at.is_some_and(|at| self.clock.now().since(at) >= rules.max_open);
+        let aged = activity.opened.is_some_and(|at| now.saturating_duration_since(at) >= rules.max_open);
         let due = activity.last_change + rules.settle;
         if aged || now >= due {
             self.freeze(false);

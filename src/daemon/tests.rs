@@ -23,6 +23,7 @@ use crate::store::record::{Reason, VersionState};
 use crate::version::import;
 use crate::version::staging::{Caller, Invalidation, NodeRef};
 
+mod clock;
 mod crash_points;
 mod damage;
 #[path = "../../tests/common/disk.rs"]
@@ -144,7 +145,22 @@ impl Daemon {
         disk: Option<Arc<dyn Disk>>,
         fault: impl FnOnce(&Store),
     ) -> (Self, super::dispatcher::Dispatcher) {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        Self::driven_by(Arc::new(SystemClock), dir, config, disk, fault)
+    }
+
+    /// As `driven`, with a clock of the test's.
+    fn driven_with(clock: Arc<dyn Clock>, config: &str) -> (Self, super::dispatcher::Dispatcher) {
+        let dir = Self::new(config).end();
+        Self::driven_by(clock, dir, config, None, |_| ())
+    }
+
+    fn driven_by(
+        clock: Arc<dyn Clock>,
+        dir: tempfile::TempDir,
+        config: &str,
+        disk: Option<Arc<dyn Disk>>,
+        fault: impl FnOnce(&Store),
+    ) -> (Self, super::dispatcher::Dispatcher) {
         let file = dir.path().join("store/shadowfs.toml");
         std::fs::write(&file, config).unwrap();
         let store = Arc::new(Store::open_on(&dir.path().join("store"), disk).unwrap());

@@ -33,6 +33,7 @@ impl Staging {
         Activity {
             version: state.open.as_ref().map(|open| open.version),
             opened_at: state.open.as_ref().map(|open| open.opened_at),
+            opened: state.open.as_ref().map(|open| open.opened),
             writers: state.writers,
             last_change: state.last_change,
             dirty: state.open.is_some(),

@@ -219,6 +219,7 @@ fn restore(cx: &Context, state: &mut State, base: Tree, told: Told, below: &[Fro
     state.open = Some(OpenVersion {
         version: told.version,
         opened_at: told.opened_at,
+        opened: age_of(cx, told.opened_at),
         writers,
         pending: found.pending,
         overlays: found.overlays,
@@ -226,6 +227,12 @@ fn restore(cx: &Context, state: &mut State, base: Tree, told: Told, below: &[Fro
         journal,
     });
     Ok(None)
+}
+
+/// When by the clock that does not jump something began that the wall clock has a stamp of.
+fn age_of(cx: &Context, at: Timestamp) -> std::time::Instant {
+    let now = cx.clock.instant();
+    now.checked_sub(cx.clock.now().since(at)).unwrap_or(now)
 }
 
 /// What is there of the bytes that a replayed tree names.

@@ -66,6 +66,7 @@ pub(super) struct State {
 pub(super) struct OpenVersion {
     pub(super) version: VersionId,
     pub(super) opened_at: Timestamp,
+    pub(super) opened: Instant,
     pub(super) writers: Vec<Writer>,
     /// The objects that it made. Only these may change, and each belongs to one inode.
     pub(super) pending: HashMap<ObjectId, Pending>,
@@ -178,6 +179,7 @@ impl State {
             OpenVersion {
                 version,
                 opened_at,
+                opened: cx.clock.instant(),
                 writers: Vec::new(),
                 pending: HashMap::new(),
                 overlays: HashMap::new(),

@@ -227,6 +227,8 @@ pub struct Activity {
     pub version: Option<VersionId>,
     /// When its first change came.
     pub opened_at: Option<Timestamp>,
+    /// The same moment by a clock that does not jump (`Clock::instant`).
+    pub opened: Option<Instant>,
     /// Handles open for writing.
     pub writers: u64,
     /// When something last changed (`Clock::instant`).
