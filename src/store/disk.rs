@@ -28,6 +28,18 @@ pub enum DiskOp<'a> {
         /// Whether it is made.
         create: bool,
     },
+    /// A new file without a name is opened.
+    OpenUnnamed {
+        /// A directory of its filesystem.
+        dir: &'a str,
+    },
+    /// A file without a name gets its first.
+    Link {
+        /// The file.
+        file: FileNumber,
+        /// Its name.
+        name: &'a str,
+    },
     /// A directory is made.
     MakeDir {
         /// Its name.
@@ -142,6 +154,11 @@ impl HostFile {
     #[must_use]
     pub const fn host(&self) -> &File {
         &self.file
+    }
+
+    /// The number that a test's disk knows it by.
+    pub(super) fn number(&self) -> Option<FileNumber> {
+        self.disk.as_ref().map(|(_, number)| *number)
     }
 
     /// The same open file once more.

@@ -125,13 +125,10 @@ impl HostDir {
     }
 
     /// A new file that has no name yet, for reading and writing, on the filesystem of the directory `dir`; `None` where the host has no
-    /// such files, or a test looks on: what it does not know by name it can't follow.
+    /// such files.
     pub(crate) fn unnamed_file(&self, dir: &str) -> Result<Option<HostFile>> {
-        if self.disk.is_some() {
-            return Ok(None);
-        }
-        match self.open_beneath(dir, OFlag::O_RDWR | OFlag::O_TMPFILE) {
-            Ok(file) => Ok(Some(HostFile::new(file, None))),
+        match self.opened(&DiskOp::OpenUnnamed { dir }, || self.open_beneath(dir, OFlag::O_RDWR | OFlag::O_TMPFILE)) {
+            Ok(file) => Ok(Some(file)),
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL) => Ok(None),
             Err(errno) => Err(StoreError::io(format!("create a file in {dir}"), errno)),
         }
@@ -142,7 +139,8 @@ impl HostDir {
         let (dir, leaf) = self.parent("name", name)?;
         // As open(2) tells to: AT_EMPTY_PATH needs a capability that a container may lack.
         let unnamed = format!("/proc/self/fd/{}", file.host().as_raw_fd());
-        let link = || linkat(AT_FDCWD, unnamed.as_str(), &dir, leaf, AtFlags::AT_SYMLINK_FOLLOW);
+        let op = DiskOp::Link { file: file.number().unwrap_or_default(), name };
+        let link = || self.run_once(&op, &mut || linkat(AT_FDCWD, unnamed.as_str(), &dir, leaf, AtFlags::AT_SYMLINK_FOLLOW));
         match link() {
             Err(Errno::EEXIST) if leftover()? => {
                 self.remove(name)?;
@@ -165,10 +163,14 @@ impl HostDir {
     }
 
     fn open_once(&self, name: &str, flags: OFlag) -> nix::Result<HostFile> {
-        let Some(disk) = &self.disk else { return Ok(HostFile::new(self.open_beneath(name, flags)?, None)) };
+        self.opened(&DiskOp::Open { name, create: flags.contains(OFlag::O_CREAT) }, || self.open_beneath(name, flags))
+    }
+
+    fn opened(&self, op: &DiskOp<'_>, open: impl Fn() -> nix::Result<File>) -> nix::Result<HostFile> {
+        let Some(disk) = &self.disk else { return Ok(HostFile::new(open()?, None)) };
         let mut opened = None;
-        let number = disk.around(&DiskOp::Open { name, create: flags.contains(OFlag::O_CREAT) }, &mut |_| {
-            opened = Some(self.open_beneath(name, flags)?);
+        let number = disk.around(op, &mut |_| {
+            opened = Some(open()?);
             Ok(0)
         });
         let number = number.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;

@@ -57,6 +57,11 @@ enum Done {
         offset: u64,
         len: u64,
     },
+    /// A file without a name lost all its bytes. That it gets a name later is no sooner on disk than this: both are changes of the one
+    /// inode, which filesystems keep in order.
+    Emptied {
+        file: FileNumber,
+    },
     /// Names in one directory: what each leads to now.
     Names(Vec<(String, Option<Node>)>),
     /// Everything before `begun` that it covers is durable; if it failed, nobody knows.
@@ -110,6 +115,7 @@ pub enum Refusal {
 struct State {
     log: Vec<Done>,
     names: BTreeMap<String, Node>,
+    unnamed: BTreeSet<FileNumber>,
     files: usize,
     refusal: Refusal,
     seen: usize,
@@ -143,6 +149,7 @@ impl SimulatedDisk {
         let state = State {
             log: Vec::new(),
             names: start.names.clone(),
+            unnamed: BTreeSet::new(),
             files,
             refusal: Refusal::Nothing,
             seen: 0,
@@ -207,6 +214,7 @@ impl State {
                 match op {
                     DiskOp::Write { data, .. } if data.len() > SECTOR && self.dice.chance(30) => Ok(data.len() / 2),
                     DiskOp::Open { name, create: true } if !self.names.contains_key(*name) => full(),
+                    DiskOp::OpenUnnamed { .. } | DiskOp::Link { .. } => full(),
                     DiskOp::Write { .. } | DiskOp::MakeDir { .. } | DiskOp::Allocate { punch: false, .. } => full(),
                     _ => Ok(usize::MAX),
                 }
@@ -235,8 +243,8 @@ impl State {
 
 fn sort_of(op: &DiskOp<'_>) -> Sort {
     match op {
-        DiskOp::Open { .. } => Sort::Open,
-        DiskOp::MakeDir { .. } | DiskOp::Remove { .. } | DiskOp::Rename { .. } => Sort::Name,
+        DiskOp::Open { .. } | DiskOp::OpenUnnamed { .. } => Sort::Open,
+        DiskOp::Link { .. } | DiskOp::MakeDir { .. } | DiskOp::Remove { .. } | DiskOp::Rename { .. } => Sort::Name,
         DiskOp::List { .. } => Sort::List,
         DiskOp::Stat { .. } => Sort::Stat,
         DiskOp::Read { .. } => Sort::Read,
@@ -298,6 +306,17 @@ impl State {
                 self.log.push(Done::Names(vec![(name.to_owned(), Some(Node::File(file)))]));
                 return file;
             }
+            // Without a name it is nothing after a crash, whatever is written and synced.
+            DiskOp::OpenUnnamed { .. } => {
+                self.files += 1;
+                self.unnamed.insert(self.files - 1);
+                return self.files - 1;
+            }
+            DiskOp::Link { file, name } => {
+                self.unnamed.remove(&file);
+                self.names.insert(name.to_owned(), Node::File(file));
+                Done::Names(vec![(name.to_owned(), Some(Node::File(file)))])
+            }
             DiskOp::MakeDir { name } => {
                 self.names.insert(name.to_owned(), Node::Dir);
                 Done::Names(vec![(name.to_owned(), Some(Node::Dir))])
@@ -313,6 +332,7 @@ impl State {
                 Done::Names(vec![(to.to_owned(), node), (from.to_owned(), None)])
             }
             DiskOp::Write { file, offset, data } => Done::Write { file, offset, data: data[..ran].into() },
+            DiskOp::SetLen { file, len: 0 } if self.unnamed.contains(&file) => Done::Emptied { file },
             DiskOp::SetLen { file, len } => Done::SetLen { file, len },
             DiskOp::Allocate { file, offset, len, punch: true, .. } => Done::Clear { file, offset, len },
             // Room alone changes nothing that a crash could show, a length does.
@@ -369,6 +389,7 @@ impl Image {
                     }
                 }
             }
+            Done::Emptied { file } => self.file(*file).clear(),
             Done::Sync { .. } => {}
         }
     }
@@ -465,6 +486,16 @@ impl Crashes {
         while self.at < at {
             match self.log[self.at].clone() {
                 Done::Sync { what, begun, failed } => self.sync(&what, begun, failed, dice),
+                Done::Emptied { file: emptied } => {
+                    let Self { log, image, pending, .. } = self;
+                    pending.retain(|index| {
+                        let (Done::Write { file, .. } | Done::SetLen { file, .. } | Done::Clear { file, .. }) = &log[*index] else {
+                            return true;
+                        };
+                        *file != emptied
+                    });
+                    image.file(emptied).clear();
+                }
                 _ => self.pending.push(self.at),
             }
             self.at += 1;
