@@ -182,6 +182,11 @@ impl Store {
         if self.host.remove(name)? { self.host.sync_dir(".") } else { Ok(()) }
     }
 
+    /// Makes durable which journals there are.
+    pub fn sync_journals(&self) -> Result<()> {
+        self.host.sync_dir("journal")
+    }
+
     /// Removes the journal of a version that is sealed or gone. Nothing depends on the removal being durable: a journal of
     /// a version that is not open is removed by the next `open`.
     pub fn remove_journal(&self, version: VersionId) -> Result<()> {

@@ -243,14 +243,23 @@ pub(super) fn fast_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-fn record(seed: u64, disk: &Arc<SimulatedDisk>) -> Recorded {
+/// An empty store on the disk.
+fn store_on(disk: &Arc<SimulatedDisk>) -> tempfile::TempDir {
     let dir = fast_dir();
-    let shared = || Some(Arc::clone(disk) as Arc<dyn Disk>);
-    let store = Arc::new(Store::init_on(&dir.path().join("store"), &SystemClock, shared()).unwrap());
-    let _t0 = import::empty(&store, &SystemClock).unwrap();
-    drop(store);
+    let store = Store::init_on(&dir.path().join("store"), &SystemClock, Some(Arc::clone(disk) as _)).unwrap();
+    let _t0 = import::empty(&Arc::new(store), &SystemClock).unwrap();
+    dir
+}
+
+/// A daemon over an empty store on the disk.
+pub(super) fn recorded_daemon(disk: &Arc<SimulatedDisk>) -> Daemon {
+    Daemon::start_over(store_on(disk), JSON, Some(Arc::clone(disk) as _))
+}
+
+fn record(seed: u64, disk: &Arc<SimulatedDisk>) -> Recorded {
+    let dir = store_on(disk);
     let begun = disk.len();
-    let daemon = Daemon::start_over(dir, JSON, shared());
+    let daemon = Daemon::start_over(dir, JSON, Some(Arc::clone(disk) as _));
     let recorded = Recorded { begun, logs: true, ..Recorded::default() };
     let mut workload = Workload { daemon: &daemon, disk, dice: Dice::new(seed), recorded, unique: 1000 * seed };
     workload.note();
@@ -397,7 +406,36 @@ fn what_was_reported_survives_a_crash_at_any_operation_of_the_lifecycle() {
     println!("{tried} crashes of {} histories (from {first} on)", seed - first);
 }
 
-/// The test above can fail: on a disk whose syncs do nothing, it does.
+#[test]
+fn what_abort_discards_comes_back_whole_after_a_crash_or_not_at_all() {
+    let disk = Arc::new(SimulatedDisk::default());
+    let daemon = recorded_daemon(&disk);
+    let mut workload = Workload { daemon: &daemon, disk: &disk, dice: Dice::new(1), recorded: Recorded::default(), unique: 0 };
+    let text = "large\n".repeat(40_000);
+    for number in 0..3 {
+        workload.put(&format!("large{number}.txt"), &text, true);
+    }
+    let from = disk.len();
+    assert!(matches!(daemon.ask(Request::Abort), Reply::Version(_)));
+    let (to, mut dice, mut crashes, mut came_back) = (disk.len(), Dice::new(1), disk.crashes(), 0);
+    drop(daemon);
+    for at in from..=to {
+        crashes.advance(at, &mut dice);
+        for kept in KEPT {
+            let dir = fast_dir();
+            std::fs::create_dir(dir.path().join("store")).unwrap();
+            crashes.image(kept, &mut dice).lay_out(&dir.path().join("store"));
+            let daemon = Daemon::start_over(dir, JSON, None);
+            let staging = content(&daemon.connections().staging.snapshot().unwrap());
+            assert!(staging.values().all(|found| *found == text), "crash after {at} of {from} to {to} operations, kept: {kept:?}");
+            assert!(staging.is_empty() || at < to, "it was said to be discarded");
+            came_back += usize::from(!staging.is_empty());
+        }
+    }
+    assert!(came_back > 0);
+}
+
+/// The first test can fail: on a disk whose syncs do nothing, it does.
 #[test]
 fn a_disk_that_lies_is_found_out() {
     for lie in [Lie::Files, Lie::Dirs, Lie::All] {

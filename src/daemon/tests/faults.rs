@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::crash_points::{Recorded, content, fast_dir, quiet, sweep, verify_daemon, verify_store};
+use super::crash_points::{Recorded, content, fast_dir, quiet, recorded_daemon, sweep, verify_daemon, verify_store};
 use super::disk::{Dice, KEPT, Refusal, SimulatedDisk, Sort};
 use super::*;
 use crate::ids::EventSeq;
@@ -179,19 +179,10 @@ impl Script<'_> {
 /// How many operations of a sort the script makes.
 fn count(sort: Sort) -> usize {
     let disk = Arc::new(SimulatedDisk::default());
-    let daemon = started(&disk);
+    let daemon = recorded_daemon(&disk);
     disk.refuse(Refusal::Once { number: usize::MAX, sort: Some(sort), errno: libc::EIO });
     Script { daemon: &daemon, disk: &disk, errno: libc::EIO, recorded: Recorded::default() }.run();
     disk.refused().0
-}
-
-fn started(disk: &Arc<SimulatedDisk>) -> Daemon {
-    let dir = fast_dir();
-    let shared = || Some(Arc::clone(disk) as Arc<dyn Disk>);
-    let store = Arc::new(Store::init_on(&dir.path().join("store"), &SystemClock, shared()).unwrap());
-    let _t0 = import::empty(&store, &SystemClock).unwrap();
-    drop(store);
-    Daemon::start_over(dir, JSON, shared())
 }
 
 /// With room again everything goes on, without a restart.
@@ -223,7 +214,7 @@ impl Drop for Told {
 
 fn with(fault: Fault) {
     let disk = Arc::new(SimulatedDisk::default());
-    let daemon = started(&disk);
+    let daemon = recorded_daemon(&disk);
     disk.refuse(fault.refusal());
     let mut told = Told(fault, None);
     let mut script = Script { daemon: &daemon, disk: &disk, errno: fault.errno, recorded: Recorded::default() };

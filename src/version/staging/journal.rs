@@ -187,6 +187,12 @@ impl VersionJournal {
         queue.copies.into_iter().for_each(|copy| store.objects().settle_copy(copy));
         store.remove_journal(self.version)
     }
+
+    /// The same for one that was given up, whose files are to go: when this returns the journal does not come back.
+    pub(in crate::version) fn give_up(&self, store: &Store) -> Result<(), StoreError> {
+        self.retire(store)?;
+        store.sync_journals()
+    }
 }
 
 impl Staging {

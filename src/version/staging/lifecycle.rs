@@ -216,13 +216,17 @@ impl Staging {
         let invalidations = self.switch(&mut state, tree)?;
         // Only now: what can't be discarded stays open.
         let Some(open) = state.open.take() else { return Ok((None, Vec::new())) };
-        for (object, pending) in open.pending {
-            self.cx.discard(object, pending);
-        }
         drop(state);
-        if let Err(error) = open.journal.retire(&self.cx.store) {
-            // It is discarded all the same, and said to be: the next start removes the journal of what has ended.
+        // First the journal, for good. If it came back after a crash without the files that it names, so would the version, with empty ones.
+        let given_up = open.journal.give_up(&self.cx.store);
+        if let Err(error) = &given_up {
+            // It is discarded all the same, and said to be: the next start removes the journal of what has ended, a sweep the files.
             tracing::warn!(%error, version = %open.version, "the journal of a discarded version stays behind");
+        }
+        for (object, pending) in open.pending {
+            if given_up.is_ok() || matches!(pending, Pending::Held(_)) {
+                self.cx.discard(object, pending);
+            }
         }
         Ok((Some(open.version), invalidations))
     }
