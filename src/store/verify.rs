@@ -176,13 +176,29 @@ pub struct Checked {
 /// is no finding yet: the caller names the files that are concerned.
 pub fn check(store: &Store, findings: &mut Findings, stop: &AtomicBool) -> Result<Checked> {
     let versions = versions(store, findings)?;
-    check_pointers(store, &versions, findings)?;
-    findings.list.extend(lineage(store, &versions)?);
+    check_states(store, &versions, findings)?;
     check_attempts(store, findings)?;
     let objects = check_objects(store, findings, stop)?;
     check_digests(store, findings, stop)?;
     check_journals(store, &versions, findings)?;
     Ok(Checked { versions, objects })
+}
+
+/// Records, pointers and lineage agree. The store may go on working meanwhile, so what is found counts only if it is found again.
+fn check_states(store: &Store, records: &[VersionRecord], findings: &mut Findings) -> Result<()> {
+    let look = |records: &[VersionRecord]| -> Result<Vec<Finding>> {
+        let mut found = Findings::default();
+        check_pointers(store, records, &mut found)?;
+        found.list.extend(lineage(store, records)?);
+        Ok(found.list)
+    };
+    let mut found = look(records)?;
+    if !found.is_empty() {
+        let again = look(&versions(store, &mut Findings::default())?)?;
+        found.retain(|finding| again.contains(finding));
+    }
+    found.into_iter().for_each(|finding| findings.add(finding));
+    Ok(())
 }
 
 /// The records of the versions, as far as they can be read.
