@@ -51,6 +51,23 @@ fn warnings(sandbox: &Sandbox) -> String {
 }
 
 #[test]
+fn a_hook_has_limits_of_its_own_as_checks_have() {
+    let sandbox = Sandbox::new();
+    let limited = hook(&sandbox, "limited", "cat > /dev/null; ulimit -n > $1", "open_files = 77");
+    let usual = hook(&sandbox, "usual", "cat > /dev/null; ulimit -n > $1.usual", "");
+    sandbox.init(&(CONFIG.replace("[checks]", "[checks]\nopen_files = 88") + &limited + &usual)).mount();
+    change(&sandbox, "good", 0);
+    let told = |file: &str| fs::read_to_string(sandbox.path(file)).unwrap_or_default().trim().to_owned();
+    eventually("both are told", || !told("heard").is_empty() && !told("heard.usual").is_empty());
+    assert_eq!(told("heard"), "77");
+    assert_ne!(told("heard.usual"), "88");
+    sandbox.unmount();
+    sandbox.configure("[[notify]]\nname = \"a\"\nrun = [\"true\"]\nmemory = \"1KiB\"\n");
+    let refused = sandbox.on(["config", "check"]).expect(2).stderr;
+    assert!(refused.trim().ends_with(":4: \"memory\" must be at least \"1MiB\": no program starts with less"), "{refused}");
+}
+
+#[test]
 fn a_hook_hears_what_happens_in_order_with_all_that_is_known_of_it() {
     let sandbox = Sandbox::new();
     let hooks = hook(&sandbox, "all", "cat >> $1", "") + &hook(&sandbox, "some", "cat >> $1.ghosts", "on = [\"rejected\"]");

@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::default::{duration, list, quoted};
+use super::limits::{self, CommandLimits};
 use super::parse::{read_name, read_user};
 use super::value::{Section, Source};
 use super::{ConfigError, User};
@@ -63,6 +64,8 @@ pub struct Notify {
     pub retries: u32,
     /// As whom it runs; `None`: as the daemon.
     pub user: Option<User>,
+    /// What it may use.
+    pub limits: CommandLimits,
 }
 
 pub(super) fn read_list(source: Source<'_>, table: &DeTable<'_>) -> Result<Vec<Notify>, ConfigError> {
@@ -87,7 +90,8 @@ pub(super) fn read_list(source: Source<'_>, table: &DeTable<'_>) -> Result<Vec<N
 }
 
 fn read(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Notify, ConfigError> {
-    let section = Section::new(source, "[[notify]]", table, span, &["name", "run", "on", "timeout", "retries", "user"])?;
+    let known = [&["name", "run", "on", "timeout", "retries", "user"][..], &limits::KEYS].concat();
+    let section = Section::new(source, "[[notify]]", table, span, &known)?;
     let name = read_name(&section, "[[notify]]", "hook")?;
     let Some(run) = section.command("run")? else {
         return Err(section.refuse_at("name", format!("hook \"{name}\" does nothing; give it \"run\" (a command)")));
@@ -97,7 +101,8 @@ fn read(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<N
         return Err(section.refuse_at("timeout", "\"timeout\" in [[notify]] must be longer than nothing"));
     }
     let retries = section.number("retries", 0, 100)?.and_then(|number| u32::try_from(number).ok()).unwrap_or(3);
-    Ok(Notify { run, on: read_topics(&section)?, timeout, retries, user: read_user(&section)?, name })
+    let limits = limits::read(&section, &CommandLimits::default())?;
+    Ok(Notify { run, on: read_topics(&section)?, timeout, retries, user: read_user(&section)?, limits, name })
 }
 
 fn read_topics(section: &Section<'_>) -> Result<Vec<Topic>, ConfigError> {
@@ -120,6 +125,7 @@ pub(super) fn write(hook: &Notify, out: &mut String) -> std::fmt::Result {
     if let Some(user) = &hook.user {
         writeln!(out, "user = {}", quoted(&user.name))?;
     }
+    limits::write(&hook.limits, Some(&CommandLimits::default()), out)?;
     out.push('\n');
     Ok(())
 }

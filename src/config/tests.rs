@@ -238,6 +238,7 @@ proptest! {
             timeout: Duration::from_millis(settle + 1),
             retries: threshold,
             user: None,
+            limits: CommandLimits { memory: manual.then_some(1 << 21), output: 77, ..CommandLimits::default() },
         }).collect();
         config.check = names.into_iter().map(|name| Check {
             name,

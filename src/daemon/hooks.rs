@@ -14,7 +14,7 @@ use super::dispatcher::Dispatcher;
 use super::message::{Message, Report};
 use crate::check::{self, Cancel, CancelHandle, CommandJob};
 use crate::clock::Clock;
-use crate::config::{CommandLimits, Notify, Topic};
+use crate::config::{Notify, Topic};
 use crate::ids::EventSeq;
 use crate::lineage::{event, text};
 use crate::store::event::{Event, EventKind};
@@ -272,7 +272,7 @@ impl Hook {
             log: self.log().into(),
             timeout: self.config.timeout,
             input: self.document(event),
-            limits: CommandLimits::default(),
+            limits: self.config.limits.clone(),
         }
     }
 
