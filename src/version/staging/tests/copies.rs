@@ -31,10 +31,14 @@ impl Disk for BadSector {
             {
                 Err(io::Error::from_raw_os_error(libc::EIO))
             }
-            DiskOp::Open { name, create } => {
+            DiskOp::Open { .. } | DiskOp::OpenUnnamed { .. } => {
                 run(usize::MAX)?;
                 let number = self.opened.fetch_add(1, Ordering::AcqRel) + 1;
-                if *create && name.starts_with("objects/") {
+                let object = match op {
+                    DiskOp::Open { name, create } => *create && name.starts_with("objects/"),
+                    _ => true,
+                };
+                if object {
                     let _only_the_first = self.first_object.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
                 }
                 Ok(number)
