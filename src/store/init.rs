@@ -15,6 +15,7 @@ use super::host::HostDir;
 use super::record::{Upkeep, VersionState};
 use super::{Catalog, HostFile, Objects, Pages, Result, Store, StoreError};
 use crate::clock::Clock;
+use crate::ids::PackId;
 
 /// The newest format that this program reads, and the one that it writes.
 const FORMAT: u32 = 1;
@@ -81,6 +82,7 @@ impl Store {
         let store = Self::assemble(path.to_owned(), host, catalog, lock, false);
         store.first_version_made();
         store.tidy_journals()?;
+        store.pass_leftover_packs()?;
         // What can't be told here is found by `fsck`; it must not keep the store from being opened.
         if let Ok(Upkeep { scrubbed: Some(result), .. }) = store.catalog.upkeep() {
             store.objects.set_damaged(result.damaged);
@@ -112,6 +114,17 @@ impl Store {
             if ended {
                 self.remove_journal(version)?;
             }
+        }
+        Ok(())
+    }
+
+    /// No pack gets a number that a file has already, though no record may name it: a sweep that has listed the file as a leftover must not
+    /// find another pack in its place when it comes to remove it.
+    fn pass_leftover_packs(&self) -> Result<()> {
+        // A file that somebody named to the end of all numbers must not use them up.
+        let packs = self.objects.settled_packs()?.into_iter().filter(|pack| pack.0 < u64::MAX / 2);
+        if let Some(last) = packs.max() {
+            self.ids().raise_pack(PackId(last.0 + 1));
         }
         Ok(())
     }

@@ -300,7 +300,12 @@ fn numbers_given_out_are_not_given_again_after_a_commit() {
     assert_eq!(given.4, VersionId(1));
     store.catalog().begin().unwrap().commit().unwrap();
     drop(store);
+    // What a crash left, and what somebody did.
+    for pack in [70, u64::MAX] {
+        std::fs::write(path.join(format!("packs/{pack}")), "x").unwrap();
+    }
     let store = Store::open(&path).unwrap();
+    assert_eq!(store.ids().pack().0, 71, "a sweep may be about to remove 70");
     store.ids().raise_ino(crate::ids::Ino(100));
     store.ids().raise_ino(crate::ids::Ino(50));
     assert_eq!(store.ids().ino().0, 100);

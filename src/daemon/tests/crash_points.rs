@@ -352,6 +352,8 @@ pub(super) fn verify_daemon(recorded: &Recorded, at: usize, dir: tempfile::TempD
     // A job whose first part went down says so once.
     let again = matches!(daemon.ask(Request::Commit { message: None }), Reply::Refused(_)).then(|| daemon.commit());
     let sealed = again.unwrap_or_else(|| daemon.status().latest);
+    // Bounded, where a wait for the verdict is not.
+    quiet(&daemon);
     assert_ne!(daemon.verdict(sealed.0).state, VersionState::Checking);
     quiet(&daemon);
     sweep(&daemon);

@@ -413,7 +413,7 @@ impl State {
     pub(super) fn bury(&mut self, cx: &Context, ino: Ino) {
         let Some(orphan) = self.orphans.remove(&ino) else { return };
         for (object, pending) in orphan.pending {
-            cx.discard(object, pending);
+            self.let_object_go(cx, object, pending);
         }
     }
 }

@@ -49,6 +49,9 @@ struct Queue {
     small: BTreeMap<ObjectId, Ino>,
     /// Host files with bytes that may not be durable.
     files: BTreeSet<ObjectId>,
+    /// Host files that no edit leads to any more, and those of the flush before. The journal on disk still does, until it says otherwise.
+    removed: Vec<ObjectId>,
+    removed_before: Vec<ObjectId>,
     /// The version was frozen, with this message.
     sealed: Option<Option<String>>,
     /// Objects that are copies of what was open in passthrough. Nothing of the journal is written before they are made: what it says
@@ -135,6 +138,29 @@ impl VersionJournal {
         }
     }
 
+    /// A host file that nothing leads to once the edits that are being made are durable: then it goes. `false`: the journal is over.
+    pub(super) fn queue_removed(&self, object: ObjectId) -> bool {
+        let mut queue = self.queue.lock();
+        let takes = !self.is_committed();
+        if takes {
+            queue.removed.push(object);
+        }
+        takes
+    }
+
+    fn has_removed(&self) -> bool {
+        let queue = self.queue.lock();
+        !queue.removed.is_empty() || !queue.removed_before.is_empty()
+    }
+
+    /// What can go once a sync that begins now has succeeded: what was queued before the last one. The edit that goes with it may still have
+    /// been on its way then, and is not now.
+    fn take_removed(&self) -> Vec<ObjectId> {
+        let mut queue = self.queue.lock();
+        let fresh = std::mem::take(&mut queue.removed);
+        std::mem::replace(&mut queue.removed_before, fresh)
+    }
+
     pub(super) fn forget_object(&self, object: ObjectId) {
         let mut queue = self.queue.lock();
         queue.small.remove(&object);
@@ -180,18 +206,28 @@ impl VersionJournal {
 
     /// The catalog has the version, or it was given up: its journal goes.
     pub(in crate::version) fn retire(&self, store: &Store) -> Result<(), StoreError> {
+        let removed = self.end(store)?;
+        removed.into_iter().for_each(|object| store.objects().discard(object));
+        Ok(())
+    }
+
+    /// What comes back are the files that it led to alone.
+    fn end(&self, store: &Store) -> Result<Vec<ObjectId>, StoreError> {
         let mut file = self.file.lock();
         self.committed.store(true, Ordering::Release);
         file.journal = None;
         let queue = std::mem::take(&mut *self.queue.lock());
         queue.copies.into_iter().for_each(|copy| store.objects().settle_copy(copy));
-        store.remove_journal(self.version)
+        store.remove_journal(self.version)?;
+        Ok([queue.removed, queue.removed_before].concat())
     }
 
     /// The same for one that was given up, whose files are to go: when this returns the journal does not come back.
     pub(in crate::version) fn give_up(&self, store: &Store) -> Result<(), StoreError> {
-        self.retire(store)?;
-        store.sync_journals()
+        let removed = self.end(store)?;
+        store.sync_journals()?;
+        removed.into_iter().for_each(|object| store.objects().discard(object));
+        Ok(())
     }
 }
 
@@ -235,14 +271,24 @@ impl Staging {
 
     /// Brings the journals up to date.
     fn save(&self, sync: Sync) -> FsResult<()> {
-        let (frozen, open) = {
+        let (frozen, open, removed) = {
             let mut state = self.lock();
             state.refresh_all(&self.cx)?;
             state.publish()?;
             state.frozen.retain(|(journal, _)| !journal.is_committed());
             let frozen: Vec<_> = state.frozen.iter().map(|(journal, _)| Arc::clone(journal)).collect();
-            (frozen, state.open.as_ref().map(|open| Arc::clone(&open.journal)))
+            let open = state.open.as_ref().map(|open| Arc::clone(&open.journal));
+            let durable = frozen.iter().chain(&open).filter(|_| sync != Sync::Write);
+            let removed: Vec<ObjectId> = durable.flat_map(|journal| journal.take_removed()).collect();
+            (frozen, open, removed)
         };
+        // After a failure they stay where they are: the journal may lead to them.
+        self.flush_all(frozen, open, sync)?;
+        removed.into_iter().for_each(|object| self.cx.store.objects().discard(object));
+        Ok(())
+    }
+
+    fn flush_all(&self, frozen: Vec<Arc<VersionJournal>>, open: Option<Arc<VersionJournal>>, sync: Sync) -> FsResult<()> {
         for journal in frozen {
             // Of a frozen version everything: it will be sealed again as it was.
             let whole = if sync == Sync::Write { Sync::Write } else { Sync::All };
@@ -364,7 +410,14 @@ impl Staging {
 
     /// One round of the writer. A failure is told once, not every second; whether it fails comes back.
     fn write_behind(&self, sync: bool, failing: bool) -> bool {
-        let saved = self.save(if sync { Sync::All } else { Sync::Write });
+        // Files that are only kept for the journal take room until it is durable.
+        let removed = || self.lock().open.as_ref().is_some_and(|open| open.journal.has_removed());
+        let kind = match (sync, sync || removed()) {
+            (true, _) => Sync::All,
+            (false, true) => Sync::Journal,
+            (false, false) => Sync::Write,
+        };
+        let saved = self.save(kind);
         if let (Err(error), false) = (&saved, failing) {
             self.failed(&format!("the journal: {error}"));
         }

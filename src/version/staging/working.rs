@@ -340,11 +340,21 @@ impl State {
     /// Forgets an unsealed object that nothing names any more. Sealed ones stay as they are.
     pub(super) fn drop_object(&mut self, cx: &Context, ino: Ino, object: ObjectId) {
         match self.take_pending(ino, object) {
-            Some(pending) => cx.discard(object, pending),
+            Some(pending) => self.let_object_go(cx, object, pending),
             None => return,
         }
         if let Some(open) = &self.open {
             open.journal.forget_object(object);
+        }
+    }
+
+    /// Removes the bytes of an unsealed object that no edit leads to from here on. A file that has a name may have been promised to last: it
+    /// stays until it is on disk that nothing leads to it, or a crash would bring its entry back without it.
+    pub(super) fn let_object_go(&self, cx: &Context, object: ObjectId, pending: Pending) {
+        let journal = self.open.as_ref().map(|open| &open.journal).or_else(|| self.frozen.last().map(|(journal, _)| journal));
+        let stays = matches!(pending, Pending::File) && !cx.store.objects().is_unnamed(object);
+        if !(stays && journal.is_some_and(|journal| journal.queue_removed(object))) {
+            cx.discard(object, pending);
         }
     }
 

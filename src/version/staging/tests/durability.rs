@@ -1,12 +1,12 @@
 //! What survives: fsync, the writer's rounds, kills, versions that were frozen and not sealed.
 
-use super::bench::{Bench, ROOT, noise, read_in, stored};
+use super::bench::{Bench, ROOT, host_files, noise, read_in, stored};
 use crate::ids::VersionId;
 use crate::store::codec;
 use crate::store::record::VersionState;
 use crate::tree::key::{FileKind, Key, Value};
 use crate::version::error::FsError;
-use crate::version::staging::StagingEvent;
+use crate::version::staging::{NodeRef, RenameMode, StagingEvent};
 
 const LARGE: usize = 300 << 10;
 
@@ -45,6 +45,63 @@ fn what_was_fsynced_survives_a_kill_whole() {
     let (record, snapshot) = bench.seal();
     assert_eq!(record.version, VersionId(2));
     assert_eq!(read_in(&snapshot, "d/small").unwrap(), b"small and more");
+}
+
+/// How many host files there are after everything that was done is durable, twice.
+fn kept(bench: &Bench) -> usize {
+    for _ in 0..2 {
+        bench.staging.sync_all().unwrap();
+    }
+    host_files(&bench.store)
+}
+
+#[test]
+fn what_replaces_or_removes_a_durable_file_takes_it_away_only_when_that_is_durable_too() {
+    let (one, two) = (noise(LARGE, 1), noise(LARGE, 2));
+    type Change = fn(&Bench);
+    let changes: [(Change, Option<&[u8]>); 3] = [
+        (|bench| bench.staging.rename(&ROOT, NodeRef::ROOT, b"b", NodeRef::ROOT, b"a", RenameMode::Replace).unwrap(), Some(&two)),
+        (|bench| bench.unlink("a").unwrap(), None),
+        (
+            |bench| {
+                // Removed while somebody has it open.
+                let handle = bench.open_at("a", libc::O_RDWR);
+                bench.unlink("a").unwrap();
+                bench.staging.release(handle);
+            },
+            None,
+        ),
+    ];
+    for (number, (change, after)) in changes.into_iter().enumerate() {
+        let begun = || {
+            let bench = Bench::new();
+            for (name, bytes) in [("a", &one), ("b", &two)] {
+                let handle = bench.create(name);
+                bench.write(handle, 0, bytes);
+                bench.staging.fsync(handle, false).unwrap();
+                bench.staging.release(handle);
+            }
+            bench
+        };
+        let bench = begun();
+        assert_eq!(kept(&bench), 2);
+        change(&bench);
+        let bench = bench.crash();
+        let (a, b) = (bench.get("a"), bench.get("b"));
+        assert!(a == one || Some(&a[..]) == after, "{number}: a has {} bytes", a.len());
+        assert!(b == two, "{number}: b has {} bytes", b.len());
+        // Once it is durable the file goes.
+        let bench = begun();
+        change(&bench);
+        assert_eq!(kept(&bench), 1, "{number}");
+        let bench = bench.crash();
+        assert_eq!(bench.lookup("a").is_ok().then(|| bench.get("a")), after.map(Vec::from), "{number}");
+        // And with the journal, when the version is sealed.
+        let bench = begun();
+        change(&bench);
+        let _sealed = bench.seal();
+        assert_eq!(host_files(&bench.store), 1, "{number}");
+    }
 }
 
 #[test]
