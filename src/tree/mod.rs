@@ -18,6 +18,8 @@ mod persist;
 mod reach;
 mod snapshot;
 #[cfg(test)]
+mod state_fs;
+#[cfg(test)]
 mod state_tests;
 #[cfg(test)]
 mod tests;
