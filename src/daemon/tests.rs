@@ -235,7 +235,9 @@ impl Daemon {
     }
 
     pub(super) fn ask(&self, request: Request) -> Reply {
-        self.connections().handle(request)
+        // A wait for what never comes is a failure, not a hang.
+        let begun = std::time::Instant::now();
+        self.connections().handle_while(request, &|| begun.elapsed() > std::time::Duration::from_secs(120))
     }
 
     pub(super) fn version(&self, request: Request) -> VersionDoc {
