@@ -430,7 +430,8 @@ impl<'a> Run<'a> {
                 if named.contains(&id) {
                     continue;
                 }
-                let freed = if self.dry { objects.own_file(id)?.map_or(0, |size| size.allocated) } else { objects.remove_file(id)? };
+                let freed = if self.dry { objects.own_file(id)?.map(|size| size.allocated) } else { objects.remove_leftover(id)? };
+                let Some(freed) = freed else { continue };
                 self.report.leftovers += 1;
                 self.report.leftover_bytes += freed;
             }

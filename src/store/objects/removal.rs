@@ -201,14 +201,33 @@ impl Objects {
     pub fn leftovers(&self, files: Vec<ObjectId>) -> Result<Vec<ObjectId>> {
         let mut found = Vec::new();
         for id in files {
-            // An object is live before its file is made, and has its record before it stops being live: looked at in this
-            // order, an object that someone works with is always seen.
-            let live = matches!(self.live.read().get(&id), Some(Live::File { .. }));
-            if !live && !self.catalog.object(id)?.is_some_and(|record| record.location == Location::File) {
+            let live = Self::is_live_file(&self.live.read(), id);
+            if self.is_leftover(live, id)? {
                 found.push(id);
             }
         }
         Ok(found)
+    }
+
+    /// Removes a file that `leftovers` found; returns the space that it took, `None` if the number has got an object since: the numbers
+    /// of leftovers are given out again, and a new object's file must not go in the place of an old one.
+    pub fn remove_leftover(&self, id: ObjectId) -> Result<Option<u64>> {
+        // An object is live before its file is made, so with the lock held nobody begins to make this one.
+        let live = self.live.write();
+        if !self.is_leftover(Self::is_live_file(&live, id), id)? {
+            return Ok(None);
+        }
+        self.remove_file(id).map(Some)
+    }
+
+    fn is_live_file(live: &HashMap<ObjectId, Live>, id: ObjectId) -> bool {
+        matches!(live.get(&id), Some(Live::File { .. }))
+    }
+
+    /// `live` was looked at before this is asked: an object has its record before it stops being live, so that one that somebody works
+    /// with is always seen.
+    fn is_leftover(&self, live: bool, id: ObjectId) -> Result<bool> {
+        Ok(!live && !self.catalog.object(id)?.is_some_and(|record| record.location == Location::File))
     }
 
     /// The packs on disk, but for those that a seal is writing.

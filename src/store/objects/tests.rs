@@ -279,6 +279,29 @@ fn what_was_never_sealed_goes_and_leftovers_give_way() {
 }
 
 #[test]
+fn a_new_file_is_not_removed_for_the_leftover_whose_number_it_has() {
+    let fixture = fixture();
+    let objects = fixture.objects();
+    for name in ["objects/50/80", "objects/51/81", "objects/52/82"] {
+        std::fs::write(fixture.path.join(name), "leftover").unwrap();
+    }
+    let found: Vec<ObjectId> = [80, 81, 82].map(ObjectId).into();
+    assert_eq!((0x50..=0x52).flat_map(|low| objects.leftovers(objects.own_files(low).unwrap()).unwrap()).collect::<Vec<_>>(), found);
+    // Between the look and the removal, as a writer beside a sweep does.
+    let created = objects.create(found[0]).unwrap();
+    created.write_all_at(b"new", 0).unwrap();
+    let unnamed = objects.create_unnamed(found[1]).unwrap();
+    unnamed.write_all_at(b"new too", 0).unwrap();
+    assert_eq!(objects.remove_leftover(found[0]).unwrap(), None);
+    assert_eq!(objects.remove_leftover(found[1]).unwrap(), None);
+    assert!(objects.remove_leftover(found[2]).unwrap().is_some());
+    objects.name(found[1]).unwrap();
+    assert_eq!(std::fs::read(fixture.path.join("objects/50/80")).unwrap(), b"new");
+    assert_eq!(std::fs::read(fixture.path.join("objects/51/81")).unwrap(), b"new too");
+    assert!(!fixture.path.join("objects/52/82").exists());
+}
+
+#[test]
 fn a_failed_seal_changes_nothing() {
     let fixture = fixture();
     let held = fixture.held(b"kept");
