@@ -5,6 +5,7 @@
 //! file. It gets a name when something durable is to lead to it: a sync, the journal, a seal. Until then it is like memory: it ends with
 //! the process.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -59,6 +60,9 @@ impl Objects {
         if self.spare.lock().len() >= SPARE || file.set_len(0).is_err() {
             return;
         }
+        // After a cut to nothing ext4 takes the next close for a replacement of the file and writes its bytes to the disk at once
+        // (auto_da_alloc): the cut of the next use would wait for that. A close now, while there are no bytes, spends it.
+        let _ = std::fs::File::open(format!("/proc/self/fd/{}", file.host().as_raw_fd()));
         // Room that was reserved past the end would be the next one's.
         if file.metadata().is_ok_and(|meta| meta.blocks() == 0) {
             self.spare.lock().push(file);
