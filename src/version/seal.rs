@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::error::FsResult;
-use super::staging::journal::VersionJournal;
+use super::staging::version_journal::VersionJournal;
 use crate::clock::Timestamp;
 use crate::ids::{Digest, ObjectId, VersionId};
 use crate::store::event::EventKind;

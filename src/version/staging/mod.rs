@@ -18,7 +18,7 @@ mod data;
 mod dirs;
 mod extents;
 mod handles;
-pub(in crate::version) mod journal;
+mod journal;
 mod lifecycle;
 mod namespace;
 mod privileges;
@@ -33,6 +33,7 @@ mod state;
 mod tests;
 mod truncate;
 mod types;
+pub(in crate::version) mod version_journal;
 mod working;
 mod xattr;
 

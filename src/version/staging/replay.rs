@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Context;
-use super::journal::VersionJournal;
 use super::state::{Edit, OpenVersion, Pending, State, put_record};
 use super::types::StagingEvent;
+use super::version_journal::VersionJournal;
 use crate::clock::Timestamp;
 use crate::ids::{Ino, ObjectId, VersionId};
 use crate::store::record::{VersionState, Writer};

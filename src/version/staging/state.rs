@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::handles::{OpenFile, Slot};
-use super::journal::VersionJournal;
 use super::types::{Caller, Handle, NodeRef, StagingEvent};
+use super::version_journal::VersionJournal;
 use crate::clock::Timestamp;
 use crate::ids::{Ino, ObjectId, VersionId};
 use crate::store::record::Writer;

@@ -1,11 +1,20 @@
 //! What survives: fsync, the writer's rounds, kills, versions that were frozen and not sealed.
 
-use super::bench::{Bench, ROOT, host_files, noise, read_in, stored};
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::bench::{Bench, ROOT, backing, host_files, noise, read_in, stored, through, with_passthrough};
 use crate::ids::VersionId;
 use crate::store::codec;
+use crate::store::disk::{Disk, DiskOp};
 use crate::store::record::VersionState;
 use crate::tree::key::{FileKind, Key, Value};
 use crate::version::error::FsError;
+use crate::version::staging::journal::errno_of;
 use crate::version::staging::{NodeRef, RenameMode, StagingEvent};
 
 const LARGE: usize = 300 << 10;
@@ -45,6 +54,94 @@ fn what_was_fsynced_survives_a_kill_whole() {
     let (record, snapshot) = bench.seal();
     assert_eq!(record.version, VersionId(2));
     assert_eq!(read_in(&snapshot, "d/small").unwrap(), b"small and more");
+}
+
+/// A disk that counts syncs of journals, and has no room for them while it is full.
+#[derive(Debug, Default)]
+struct JournalDisk {
+    opened: AtomicUsize,
+    journals: Mutex<HashSet<usize>>,
+    syncs: AtomicUsize,
+    full: AtomicBool,
+}
+
+impl Disk for JournalDisk {
+    fn around(&self, op: &DiskOp<'_>, run: &mut dyn FnMut(usize) -> io::Result<usize>) -> io::Result<usize> {
+        match op {
+            DiskOp::Open { .. } | DiskOp::OpenUnnamed { .. } => {
+                run(usize::MAX)?;
+                let number = self.opened.fetch_add(1, Ordering::AcqRel) + 1;
+                if matches!(op, DiskOp::Open { name, .. } if name.starts_with("journal/")) {
+                    self.journals.lock().insert(number);
+                }
+                return Ok(number);
+            }
+            DiskOp::SyncFile { file } if self.journals.lock().contains(file) => {
+                self.syncs.fetch_add(1, Ordering::AcqRel);
+            }
+            DiskOp::Write { file, .. } | DiskOp::Allocate { file, .. }
+                if self.full.load(Ordering::Acquire) && self.journals.lock().contains(file) =>
+            {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            _ => {}
+        }
+        run(usize::MAX)
+    }
+}
+
+#[test]
+fn an_fdatasync_writes_the_journal_only_for_more_than_times() {
+    let disk = Arc::new(JournalDisk::default());
+    let bench = with_passthrough().on(Arc::clone(&disk) as Arc<dyn Disk>);
+    bench.put("f", &noise(LARGE, 1));
+    let f = through(&bench, "f", libc::O_RDWR);
+    let syncs = |datasync| {
+        let before = disk.syncs.load(Ordering::Acquire);
+        bench.staging.fsync(f.handle, datasync).unwrap();
+        disk.syncs.load(Ordering::Acquire) - before
+    };
+    let write = |byte: u8, offset| backing(&f).write_all_at(&[byte], offset).unwrap();
+    assert_eq!(syncs(true), 1, "the file is new");
+    write(1, 0);
+    assert_eq!(syncs(true), 0, "nothing but its times has changed");
+    write(2, 1);
+    assert_eq!(syncs(false), 1, "fsync has the times, too");
+    write(3, LARGE as u64);
+    assert_eq!(syncs(true), 1, "it has grown");
+    bench.mkdir("d");
+    assert_eq!(syncs(true), 1, "there is another change before it");
+    write(4, 2);
+    // Handed to the kernel is not durable yet.
+    bench.put("g", b"g");
+    bench.staging.write_behind(false, false);
+    assert_eq!(syncs(true), 1);
+    write(5, 3);
+    assert_eq!(syncs(true), 0);
+    let bench = bench.crash();
+    let bytes = bench.get("f");
+    assert_eq!((&bytes[..4], bytes[LARGE], bytes.len()), (&[1, 2, 4, 5][..], 3, LARGE + 1));
+    assert_eq!(bench.get("g"), b"g");
+}
+
+#[test]
+fn a_removed_file_goes_also_if_the_disk_was_full_when_its_removal_was_to_be_saved() {
+    let disk = Arc::new(JournalDisk::default());
+    let bench = Bench::new().on(Arc::clone(&disk) as Arc<dyn Disk>);
+    bench.put("f", &noise(LARGE, 1));
+    bench.staging.sync_all().unwrap();
+    assert_eq!(host_files(&bench.store), 1);
+    bench.unlink("f").unwrap();
+    disk.full.store(true, Ordering::Release);
+    for number in 0..3u8 {
+        // More than the room that the journal has made ahead.
+        bench.put(&format!("more{number}"), &noise(30 << 10, u64::from(number)));
+        assert_eq!(errno_of(&bench.staging.sync_all().unwrap_err()), libc::ENOSPC);
+    }
+    assert_eq!(host_files(&bench.store), 1, "a crash may bring its entry back");
+    disk.full.store(false, Ordering::Release);
+    assert_eq!(kept(&bench), 0);
+    assert_eq!(bench.crash().get("more2"), noise(30 << 10, 2));
 }
 
 /// How many host files there are after everything that was done is durable, twice.
