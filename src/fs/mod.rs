@@ -8,6 +8,7 @@ mod adapter_backing;
 mod adapter_errno;
 mod adapter_reply;
 mod adapter_staging;
+mod attendance;
 pub mod attr;
 mod combined_session;
 pub mod counters;

@@ -12,6 +12,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::adapter_backing::Opener;
+use super::attendance::Attendance;
 use super::combined_session::CombinedSession;
 use super::counters::Counters;
 use super::known::Known;
@@ -81,6 +82,7 @@ struct Served {
     counters: [Arc<Counters>; 2],
     known: Arc<Known>,
     ended: Sender<Side>,
+    clock: Arc<dyn Clock>,
 }
 
 /// A session and where it is mounted.
@@ -115,9 +117,9 @@ pub fn mount(
     let options = MountOptions { mount_point: point, passthrough, ..options };
     let owner = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
     let shown = source.visible();
-    let views = Arc::new(Views::new(source, Arc::clone(&store), clock, owner));
+    let views = Arc::new(Views::new(source, Arc::clone(&store), Arc::clone(&clock), owner));
     let (ended_sender, ended) = bounded(8);
-    let served = Served { staging, store, options, counters: Default::default(), known: Arc::default(), ended: ended_sender };
+    let served = Served { staging, store, options, counters: Default::default(), known: Arc::default(), ended: ended_sender, clock };
     let (up_views, up_staging) = served.mount_all(&views)?;
     for up in [Some(&up_views), up_staging.as_ref()].into_iter().flatten() {
         sys_mount::set_read_ahead(&up.mounted, 1024);
@@ -158,16 +160,18 @@ impl Served {
         let slow = SlowLane::start().map_err(|error| self.abandon(&mounted, error))?;
         // Nothing is open in passthrough, so nothing changes behind the kernel's back and nobody has to listen.
         let (volatile, _) = bounded(1);
+        let attendance = self.attendance(&fuse, &mounted)?;
         let filesystem = CombinedSession {
-            views: self.views_session(views, Some(Arc::clone(&self.staging))),
-            staging: self.staging_session(slow, volatile),
+            views: self.views_session(views, Some(Arc::clone(&self.staging)), Arc::clone(&attendance)),
+            staging: self.staging_session(slow, volatile, attendance),
         };
         self.start(Side::Views, filesystem, fuse, mounted)
     }
 
     fn mount_views(&self, views: &Arc<Views>) -> Result<Up, MountError> {
         let (fuse, mounted) = sys_mount::mount(&self.fuse(&self.options.mount_point, true))?;
-        self.start(Side::Views, self.views_session(views, None), fuse, mounted)
+        let session = self.views_session(views, None, Arc::new(Attendance::plain()));
+        self.start(Side::Views, session, fuse, mounted)
     }
 
     fn mount_staging(&self) -> Result<Up, MountError> {
@@ -175,7 +179,8 @@ impl Served {
         let (fuse, mounted) = sys_mount::mount(&self.fuse(&target, false))?;
         let (volatile, nodes) = bounded(1024);
         let slow = SlowLane::start().map_err(|error| self.abandon(&mounted, error))?;
-        let up = self.start(Side::Staging, self.staging_session(slow, volatile), fuse, mounted)?;
+        let attendance = self.attendance(&fuse, &mounted)?;
+        let up = self.start(Side::Staging, self.staging_session(slow, volatile, attendance), fuse, mounted)?;
         match forget_attributes(nodes, up.session.notifier()) {
             Ok(()) => Ok(up),
             Err(error) => {
@@ -186,15 +191,26 @@ impl Served {
         }
     }
 
-    fn views_session(&self, views: &Arc<Views>, beside: Option<Arc<Staging>>) -> ViewsSession {
-        ViewsSession { views: Arc::clone(views), counters: Arc::clone(&self.counters[0]), known: Arc::clone(&self.known), beside }
+    fn attendance(&self, fuse: &File, mounted: &Mounted) -> Result<Arc<Attendance>, MountError> {
+        let device = fuse.try_clone().map_err(|error| self.abandon(mounted, error))?;
+        Ok(Arc::new(Attendance::new(device, self.threads(), Arc::clone(&self.clock))))
     }
 
-    fn staging_session(&self, slow: SlowLane, volatile: Sender<RawNode>) -> StagingSession {
+    fn threads(&self) -> usize {
+        self.options.threads.max(1)
+    }
+
+    fn views_session(&self, views: &Arc<Views>, beside: Option<Arc<Staging>>, attendance: Arc<Attendance>) -> ViewsSession {
+        let (views, counters, known) = (Arc::clone(views), Arc::clone(&self.counters[0]), Arc::clone(&self.known));
+        ViewsSession { views, counters, attendance, known, beside }
+    }
+
+    fn staging_session(&self, slow: SlowLane, volatile: Sender<RawNode>, attendance: Arc<Attendance>) -> StagingSession {
         StagingSession {
             staging: Arc::clone(&self.staging),
             store: Arc::clone(&self.store),
             counters: Arc::clone(&self.counters[1]),
+            attendance,
             slow,
             opener: Opener { staging: Arc::clone(&self.staging), backings: Arc::default(), volatile },
             passthrough: self.options.passthrough,
@@ -203,7 +219,7 @@ impl Served {
     }
 
     fn start(&self, side: Side, filesystem: impl session::Answers, fuse: File, mounted: Mounted) -> Result<Up, MountError> {
-        match RunningSession::start(side, filesystem, fuse, self.options.threads.max(1), self.ended.clone()) {
+        match RunningSession::start(side, filesystem, fuse, self.threads(), self.ended.clone()) {
             Ok(session) => Ok(Up { mounted, session }),
             Err(error) => Err(self.abandon(&mounted, error)),
         }

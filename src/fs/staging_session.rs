@@ -23,6 +23,7 @@ use super::adapter_backing::{Opener, Served};
 use super::adapter_errno::of_staging;
 use super::adapter_reply;
 use super::adapter_staging::{caller, reply_empty};
+use super::attendance::{Attendance, Turn};
 use super::counters::{Counters, Op};
 use super::nodes::{RawNode, StagingNodes};
 use super::slow_lane::SlowLane;
@@ -48,6 +49,7 @@ pub(super) struct StagingSession {
     pub(super) staging: Arc<Staging>,
     pub(super) store: Arc<Store>,
     pub(super) counters: Arc<Counters>,
+    pub(super) attendance: Arc<Attendance>,
     pub(super) slow: SlowLane,
     pub(super) opener: Opener,
     pub(super) passthrough: bool,
@@ -55,6 +57,17 @@ pub(super) struct StagingSession {
 }
 
 impl StagingSession {
+    /// One more request of this kind.
+    fn turn(&self, op: Op) -> Turn<'_> {
+        self.counters.count(op);
+        self.attendance.turn()
+    }
+
+    /// Waits for the disk without others having to wait with it: here if another thread listens, else in the slow lane.
+    fn aside(&self, job: impl FnOnce() + Send + 'static) {
+        if self.attendance.make_way() { job() } else { self.slow.run(job) }
+    }
+
     /// Hands the entries from `offset` on to `add` until it says that the answer is full.
     fn list(&self, handle: Handle, offset: u64, plus: bool, mut add: impl FnMut(&DirEntry) -> FsResult<bool>) -> FsResult<()> {
         let mut offset = offset;
@@ -115,7 +128,7 @@ impl Filesystem for StagingSession {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.counters.count(Op::Lookup);
+        let _turn = self.turn(Op::Lookup);
         match self.staging.lookup(self.nodes.node(parent), name.as_bytes()) {
             // Node 0: the kernel remembers that there is nothing. It learns of what comes by its own requests, or by a notice.
             Err(FsError::NotFound) => reply.entry(&FOREVER, &adapter_attr::bare(RawNode(0), FileKind::Regular), GENERATION),
@@ -127,7 +140,7 @@ impl Filesystem for StagingSession {
     fn forget(&self, _req: &Request, _ino: INodeNo, _nlookup: u64) {}
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.counters.count(Op::GetAttr);
+        let _turn = self.turn(Op::GetAttr);
         self.nodes.reply_attr(reply, self.staging.attr(self.nodes.node(ino), fh.map(|fh| Handle(fh.0))));
     }
 
@@ -149,7 +162,7 @@ impl Filesystem for StagingSession {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.counters.count(Op::SetAttr);
+        let _turn = self.turn(Op::SetAttr);
         let change = SetAttr {
             // Twelve bits of permissions; the kind of a file never changes.
             perm: mode.map(|mode| (mode & 0o7777) as u16),
@@ -166,7 +179,7 @@ impl Filesystem for StagingSession {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.counters.count(Op::ReadLink);
+        let _turn = self.turn(Op::ReadLink);
         match self.staging.read_link(self.nodes.node(ino)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(of_staging(&error)),
@@ -174,35 +187,35 @@ impl Filesystem for StagingSession {
     }
 
     fn mknod(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        self.counters.count(Op::MakeNode);
+        let _turn = self.turn(Op::MakeNode);
         let Some(kind) = adapter_attr::kind_of_mode(mode) else { return reply.error(Errno::EINVAL) };
         let dir = self.nodes.node(dir);
         self.nodes.reply_entry(reply, self.staging.make_node(&caller(req), dir, name.as_bytes(), kind, mode & 0o7777, umask, rdev));
     }
 
     fn mkdir(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.counters.count(Op::MakeDir);
+        let _turn = self.turn(Op::MakeDir);
         self.nodes.reply_entry(reply, self.staging.make_dir(&caller(req), self.nodes.node(dir), name.as_bytes(), mode & 0o7777, umask));
     }
 
     fn unlink(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.counters.count(Op::Unlink);
+        let _turn = self.turn(Op::Unlink);
         reply_empty(reply, self.staging.unlink(&caller(req), self.nodes.node(dir), name.as_bytes()));
     }
 
     fn rmdir(&self, req: &Request, dir: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.counters.count(Op::RemoveDir);
+        let _turn = self.turn(Op::RemoveDir);
         reply_empty(reply, self.staging.remove_dir(&caller(req), self.nodes.node(dir), name.as_bytes()));
     }
 
     fn symlink(&self, req: &Request, dir: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.counters.count(Op::Symlink);
+        let _turn = self.turn(Op::Symlink);
         let made = self.staging.symlink(&caller(req), self.nodes.node(dir), name.as_bytes(), target.as_os_str().as_bytes());
         self.nodes.reply_entry(reply, made);
     }
 
     fn rename(&self, req: &Request, dir: INodeNo, name: &OsStr, new_dir: INodeNo, new_name: &OsStr, flags: RenameFlags, reply: ReplyEmpty) {
-        self.counters.count(Op::Rename);
+        let _turn = self.turn(Op::Rename);
         let mode = match flags.bits() {
             0 => RenameMode::Replace,
             libc::RENAME_NOREPLACE => RenameMode::NoReplace,
@@ -214,12 +227,12 @@ impl Filesystem for StagingSession {
     }
 
     fn link(&self, req: &Request, ino: INodeNo, new_dir: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        self.counters.count(Op::Link);
+        let _turn = self.turn(Op::Link);
         self.nodes.reply_entry(reply, self.staging.link(&caller(req), self.nodes.node(ino), self.nodes.node(new_dir), new_name.as_bytes()));
     }
 
     fn create(&self, req: &Request, dir: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
-        self.counters.count(Op::Create);
+        let _turn = self.turn(Op::Create);
         let created = self.staging.create(&caller(req), self.nodes.node(dir), name.as_bytes(), mode & 0o7777, umask, flags);
         let (attr, opened) = match created {
             Ok((attr, opened)) => (attr, opened),
@@ -240,7 +253,7 @@ impl Filesystem for StagingSession {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.counters.count(Op::Open);
+        let _turn = self.turn(Op::Open);
         let (opener, caller, node) = (self.opener.clone(), caller(req), self.nodes.node(ino));
         let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
         let open = move || opener.open(&caller, node, RawNode(ino.0), flags.0, reply);
@@ -258,7 +271,8 @@ impl Filesystem for StagingSession {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.counters.count(Op::Read);
+        let _turn = self.turn(Op::Read);
+        let _ = self.attendance.make_way();
         match self.staging.read(Handle(fh.0), offset, size) {
             Ok(bytes) => reply.data(&bytes),
             Err(error) => reply.error(of_staging(&error)),
@@ -277,7 +291,7 @@ impl Filesystem for StagingSession {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.counters.count(Op::Write);
+        let _turn = self.turn(Op::Write);
         let kill_priv = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let (caller, handle) = (caller(req), Handle(fh.0));
         let written = match write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
@@ -291,7 +305,7 @@ impl Filesystem for StagingSession {
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        self.counters.count(Op::Flush);
+        let _turn = self.turn(Op::Flush);
         reply_empty(reply, self.staging.flush(Handle(fh.0)));
     }
 
@@ -305,20 +319,24 @@ impl Filesystem for StagingSession {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.counters.count(Op::Release);
-        self.staging.release(Handle(fh.0));
-        self.opener.backings.release(Handle(fh.0));
-        reply.ok();
+        let _turn = self.turn(Op::Release);
+        let (staging, backings, handle) = (Arc::clone(&self.staging), Arc::clone(&self.opener.backings), Handle(fh.0));
+        // No program waits for the answer.
+        self.attendance.later(move || {
+            staging.release(handle);
+            backings.release(handle);
+            reply.ok();
+        });
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.counters.count(Op::FSync);
+        let _turn = self.turn(Op::FSync);
         let staging = Arc::clone(&self.staging);
-        self.slow.run(move || reply_empty(reply, staging.fsync(Handle(fh.0), datasync)));
+        self.aside(move || reply_empty(reply, staging.fsync(Handle(fh.0), datasync)));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.counters.count(Op::OpenDir);
+        let _turn = self.turn(Op::OpenDir);
         match self.staging.open_dir(self.nodes.node(ino)) {
             // The kernel keeps the listing until it changes the directory itself or gets a notice.
             Ok(handle) => reply.opened(FileHandle(handle.0), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE),
@@ -327,7 +345,7 @@ impl Filesystem for StagingSession {
     }
 
     fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.counters.count(Op::ReadDir);
+        let _turn = self.turn(Op::ReadDir);
         let listed = self.list(Handle(fh.0), offset, false, |entry| {
             let id = INodeNo(self.nodes.raw(entry.node)?.0);
             Ok(reply.add(id, entry.next_offset, adapter_attr::kind(entry.kind), OsStr::from_bytes(&entry.name)))
@@ -339,7 +357,7 @@ impl Filesystem for StagingSession {
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        self.counters.count(Op::ReadDirPlus);
+        let _turn = self.turn(Op::ReadDirPlus);
         match self.list_plus(self.nodes.node(ino), Handle(fh.0), offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(of_staging(&error)),
@@ -347,19 +365,19 @@ impl Filesystem for StagingSession {
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.counters.count(Op::ReleaseDir);
+        let _turn = self.turn(Op::ReleaseDir);
         self.staging.release_dir(Handle(fh.0));
         reply.ok();
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.counters.count(Op::FSyncDir);
+        let _turn = self.turn(Op::FSyncDir);
         let staging = Arc::clone(&self.staging);
-        self.slow.run(move || reply_empty(reply, staging.fsync_dir(Handle(fh.0))));
+        self.aside(move || reply_empty(reply, staging.fsync_dir(Handle(fh.0))));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.counters.count(Op::StatFs);
+        let _turn = self.turn(Op::StatFs);
         match self.staging.statfs() {
             Ok(s) => reply.statfs(s.blocks, s.free, s.available, s.files, s.files_free, s.block_size, s.name_max, s.block_size),
             Err(error) => reply.error(of_staging(&error)),
@@ -367,7 +385,7 @@ impl Filesystem for StagingSession {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.counters.count(Op::GetXattr);
+        let _turn = self.turn(Op::GetXattr);
         let value = match name.as_bytes().strip_prefix(OWN) {
             Some(own) => self.own_xattr(own),
             None => self.staging.get_xattr(self.nodes.node(ino), name.as_bytes()),
@@ -379,7 +397,7 @@ impl Filesystem for StagingSession {
     }
 
     fn setxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
-        self.counters.count(Op::SetXattr);
+        let _turn = self.turn(Op::SetXattr);
         let mode = match flags {
             0 => XattrMode::Set,
             libc::XATTR_CREATE => XattrMode::Create,
@@ -393,7 +411,7 @@ impl Filesystem for StagingSession {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.counters.count(Op::ListXattr);
+        let _turn = self.turn(Op::ListXattr);
         match self.staging.list_xattrs(&caller(req), self.nodes.node(ino)) {
             Ok(names) => adapter_reply::sized(reply, size, &adapter_reply::joined(&names)),
             Err(error) => reply.error(of_staging(&error)),
@@ -401,7 +419,7 @@ impl Filesystem for StagingSession {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.counters.count(Op::RemoveXattr);
+        let _turn = self.turn(Op::RemoveXattr);
         if name.as_bytes().starts_with(OWN) {
             return reply.error(Errno::EPERM);
         }
@@ -409,19 +427,19 @@ impl Filesystem for StagingSession {
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        self.counters.count(Op::Access);
+        let _turn = self.turn(Op::Access);
         // The kernel checks by itself (default_permissions).
         reply.ok();
     }
 
     fn fallocate(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, len: u64, mode: i32, reply: ReplyEmpty) {
-        self.counters.count(Op::Allocate);
+        let _turn = self.turn(Op::Allocate);
         let Some(mode) = Allocate::from_bits(mode) else { return reply.error(Errno::EOPNOTSUPP) };
         reply_empty(reply, self.staging.allocate(&caller(req), Handle(fh.0), mode, offset, len));
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.counters.count(Op::Seek);
+        let _turn = self.turn(Op::Seek);
         let what = match whence {
             libc::SEEK_DATA => Seek::Data,
             libc::SEEK_HOLE => Seek::Hole,
@@ -448,7 +466,7 @@ impl Filesystem for StagingSession {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.counters.count(Op::CopyRange);
+        let _turn = self.turn(Op::CopyRange);
         let (staging, caller) = (Arc::clone(&self.staging), caller(req));
         // The answer has 32 bits; a caller asks again for the rest.
         let wanted = len.min(1 << 30);
@@ -470,7 +488,7 @@ impl Filesystem for StagingSession {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.counters.count(Op::Ioctl);
+        let _turn = self.turn(Op::Ioctl);
         reply.error(Errno::ENOTTY);
     }
 }

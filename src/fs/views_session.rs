@@ -21,6 +21,7 @@ use fuser::{
 use super::adapter_attr::{self, FOREVER, GENERATION};
 use super::adapter_errno::{of_staging, of_views};
 use super::adapter_reply;
+use super::attendance::{Attendance, Turn};
 use super::counters::{Counters, Op};
 use super::known::Known;
 use super::nodes::{RawNode, StagingNodes, ViewNode};
@@ -40,6 +41,7 @@ const STAGING_ROOT: NodeRef = NodeRef { ino: Ino::ROOT, generation: 0 };
 pub(super) struct ViewsSession {
     pub(super) views: Arc<Views>,
     pub(super) counters: Arc<Counters>,
+    pub(super) attendance: Arc<Attendance>,
     /// What the kernel knows of the dataset.
     pub(super) known: Arc<Known>,
     /// Staging, if it is a directory of this session instead of a mount of its own.
@@ -58,6 +60,12 @@ const fn ttl(keep: Keep) -> Duration {
 }
 
 impl ViewsSession {
+    /// One more request of this kind.
+    fn turn(&self, op: Op) -> Turn<'_> {
+        self.counters.count(op);
+        self.attendance.turn()
+    }
+
     /// What the kernel is told of a node, and how long it may keep that.
     fn told(&self, node: ViewNode) -> ViewResult<(FileAttr, Duration)> {
         match &self.beside {
@@ -163,7 +171,7 @@ impl Filesystem for ViewsSession {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.counters.count(Op::Lookup);
+        let _turn = self.turn(Op::Lookup);
         self.lookup_reply(parent, name, reply);
     }
 
@@ -173,7 +181,7 @@ impl Filesystem for ViewsSession {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.counters.count(Op::GetAttr);
+        let _turn = self.turn(Op::GetAttr);
         match node(ino).and_then(|node| self.told(node)) {
             Ok((attr, ttl)) => reply.attr(&ttl, &attr),
             Err(error) => reply.error(of_views(&error)),
@@ -181,7 +189,7 @@ impl Filesystem for ViewsSession {
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.counters.count(Op::ReadLink);
+        let _turn = self.turn(Op::ReadLink);
         match node(ino).and_then(|node| self.views.read_link(node)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(of_views(&error)),
@@ -189,7 +197,7 @@ impl Filesystem for ViewsSession {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.counters.count(Op::Open);
+        let _turn = self.turn(Op::Open);
         if self.beside.is_none() {
             // The kernel never asks again, and keeps pages from open to open.
             return reply.error(Errno::ENOSYS);
@@ -216,7 +224,8 @@ impl Filesystem for ViewsSession {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.counters.count(Op::Read);
+        let _turn = self.turn(Op::Read);
+        let _ = self.attendance.make_way();
         let len = usize::try_from(size).unwrap_or(usize::MAX);
         match node(ino).and_then(|node| self.views.read(node, offset, len)) {
             Ok(bytes) => reply.data(&bytes),
@@ -225,23 +234,23 @@ impl Filesystem for ViewsSession {
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        self.counters.count(Op::Flush);
+        let _turn = self.turn(Op::Flush);
         // Nothing is ever written.
         self.never_again(reply);
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.counters.count(Op::FSync);
+        let _turn = self.turn(Op::FSync);
         self.never_again(reply);
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.counters.count(Op::FSyncDir);
+        let _turn = self.turn(Op::FSyncDir);
         self.never_again(reply);
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.counters.count(Op::OpenDir);
+        let _turn = self.turn(Op::OpenDir);
         if self.beside.is_none() {
             // Offsets need no handle; the kernel never asks again, and keeps listings until the directory's time changes.
             return reply.error(Errno::ENOSYS);
@@ -255,7 +264,7 @@ impl Filesystem for ViewsSession {
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.counters.count(Op::ReadDir);
+        let _turn = self.turn(Op::ReadDir);
         let listed = self.list(ino, offset, |entry| {
             let id = INodeNo(self.number(entry.node)?.0);
             Ok(reply.add(id, entry.next, adapter_attr::kind(entry.kind), OsStr::from_bytes(&entry.name)))
@@ -267,7 +276,7 @@ impl Filesystem for ViewsSession {
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
-        self.counters.count(Op::ReadDirPlus);
+        let _turn = self.turn(Op::ReadDirPlus);
         match self.list_plus(ino, offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(of_views(&error)),
@@ -275,7 +284,7 @@ impl Filesystem for ViewsSession {
     }
 
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.counters.count(Op::Seek);
+        let _turn = self.turn(Op::Seek);
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         let found = match whence {
             libc::SEEK_DATA => node(ino).and_then(|node| self.views.seek(node, offset, true)),
@@ -290,7 +299,7 @@ impl Filesystem for ViewsSession {
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.counters.count(Op::StatFs);
+        let _turn = self.turn(Op::StatFs);
         match self.views.store().filesystem() {
             Ok(host) => reply.statfs(
                 host.blocks(),
@@ -307,7 +316,7 @@ impl Filesystem for ViewsSession {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.counters.count(Op::GetXattr);
+        let _turn = self.turn(Op::GetXattr);
         match node(ino).and_then(|node| self.views.xattr(node, name.as_bytes())) {
             Ok(value) => adapter_reply::sized(reply, size, &value),
             Err(error) => reply.error(of_views(&error)),
@@ -315,7 +324,7 @@ impl Filesystem for ViewsSession {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.counters.count(Op::ListXattr);
+        let _turn = self.turn(Op::ListXattr);
         match node(ino).and_then(|node| self.views.xattrs(node, req.uid() == 0)) {
             Ok(names) => adapter_reply::sized(reply, size, &adapter_reply::joined(&names)),
             Err(error) => reply.error(of_views(&error)),
@@ -323,7 +332,7 @@ impl Filesystem for ViewsSession {
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
-        self.counters.count(Op::Access);
+        let _turn = self.turn(Op::Access);
         reply.ok();
     }
 
@@ -347,32 +356,32 @@ impl Filesystem for ViewsSession {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.counters.count(Op::SetAttr);
+        let _turn = self.turn(Op::SetAttr);
         reply.error(Errno::EROFS);
     }
 
     fn mknod(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, _rdev: u32, reply: ReplyEntry) {
-        self.counters.count(Op::MakeNode);
+        let _turn = self.turn(Op::MakeNode);
         reply.error(Errno::EROFS);
     }
 
     fn mkdir(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, reply: ReplyEntry) {
-        self.counters.count(Op::MakeDir);
+        let _turn = self.turn(Op::MakeDir);
         reply.error(Errno::EROFS);
     }
 
     fn unlink(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        self.counters.count(Op::Unlink);
+        let _turn = self.turn(Op::Unlink);
         reply.error(Errno::EROFS);
     }
 
     fn rmdir(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        self.counters.count(Op::RemoveDir);
+        let _turn = self.turn(Op::RemoveDir);
         reply.error(Errno::EROFS);
     }
 
     fn symlink(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, _target: &std::path::Path, reply: ReplyEntry) {
-        self.counters.count(Op::Symlink);
+        let _turn = self.turn(Op::Symlink);
         reply.error(Errno::EROFS);
     }
 
@@ -386,17 +395,17 @@ impl Filesystem for ViewsSession {
         _flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.counters.count(Op::Rename);
+        let _turn = self.turn(Op::Rename);
         reply.error(Errno::EROFS);
     }
 
     fn link(&self, _req: &Request, _ino: INodeNo, _dir: INodeNo, _name: &OsStr, reply: ReplyEntry) {
-        self.counters.count(Op::Link);
+        let _turn = self.turn(Op::Link);
         reply.error(Errno::EROFS);
     }
 
     fn create(&self, _req: &Request, _dir: INodeNo, _name: &OsStr, _mode: u32, _umask: u32, _flags: i32, reply: ReplyCreate) {
-        self.counters.count(Op::Create);
+        let _turn = self.turn(Op::Create);
         reply.error(Errno::EROFS);
     }
 
@@ -412,12 +421,12 @@ impl Filesystem for ViewsSession {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.counters.count(Op::Write);
+        let _turn = self.turn(Op::Write);
         reply.error(Errno::EROFS);
     }
 
     fn fallocate(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _offset: u64, _len: u64, _mode: i32, reply: ReplyEmpty) {
-        self.counters.count(Op::Allocate);
+        let _turn = self.turn(Op::Allocate);
         reply.error(Errno::EROFS);
     }
 
@@ -434,17 +443,17 @@ impl Filesystem for ViewsSession {
         _flags: fuser::CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        self.counters.count(Op::CopyRange);
+        let _turn = self.turn(Op::CopyRange);
         reply.error(Errno::EROFS);
     }
 
     fn setxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _value: &[u8], _flags: i32, _position: u32, reply: ReplyEmpty) {
-        self.counters.count(Op::SetXattr);
+        let _turn = self.turn(Op::SetXattr);
         reply.error(Errno::EROFS);
     }
 
     fn removexattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        self.counters.count(Op::RemoveXattr);
+        let _turn = self.turn(Op::RemoveXattr);
         reply.error(Errno::EROFS);
     }
 
@@ -459,7 +468,7 @@ impl Filesystem for ViewsSession {
         _out_size: u32,
         reply: fuser::ReplyIoctl,
     ) {
-        self.counters.count(Op::Ioctl);
+        let _turn = self.turn(Op::Ioctl);
         reply.error(Errno::ENOTTY);
     }
 }
