@@ -372,7 +372,9 @@ mod tests {
         let done = Arc::new(AtomicUsize::new(0));
         let job = |attendance: &Attendance| {
             let done = Arc::clone(&done);
-            attendance.later(move || drop(done.fetch_add(1, Ordering::AcqRel)));
+            attendance.later(move || {
+                done.fetch_add(1, Ordering::AcqRel);
+            });
         };
         let done = || done.load(Ordering::Acquire);
         job(&Attendance::plain());
