@@ -24,10 +24,10 @@ const WINDOW: Duration = Duration::from_micros(100);
 const DESCHEDULED: Duration = Duration::from_micros(400);
 /// After so many times without a request within the window nobody polls, until requests follow each other closely again.
 const MISSES: u8 = 3;
-/// How often a thread that waits looks whether it is needed.
+/// How often a thread that waits looks whether it is needed, and does what could wait.
 const TICK: Duration = Duration::from_millis(1);
-/// What can wait until nobody asks; beyond this it is done at once.
-const LATER: usize = 16;
+/// So many things can wait until nobody asks; those beyond are done at once. More than come up within a tick.
+const LATER: usize = 64;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -151,16 +151,14 @@ impl Desk {
         }
         let mut state = self.state.lock();
         state.ended = self.clock.instant();
-        let heard = loop {
-            if !state.close {
-                break Heard::Nothing;
-            }
-            if state.listening == 0 && !state.polling {
-                break self.poll(&mut state);
-            }
-            if self.is_needed(&mut state) {
-                break Heard::Nothing;
-            }
+        let heard = if !state.close {
+            Heard::Nothing
+        } else if state.listening == 0 && !state.polling {
+            self.poll(&mut state)
+        } else {
+            // Whoever is with a request now polls afterwards: two that take turns would only have to be woken for it.
+            while state.close && !self.is_needed(&mut state) {}
+            Heard::Nothing
         };
         if heard != Heard::Request {
             // Nobody knows for how long the thread sleeps.
@@ -180,7 +178,11 @@ impl Desk {
             state.called -= 1;
             return true;
         }
-        timed_out && state.begun == begun
+        let needed = timed_out && state.begun == begun;
+        if !needed {
+            MutexGuard::unlocked(state, || self.work_off(LATER));
+        }
+        needed
     }
 
     /// Asks the device until it has something or the window is over.
