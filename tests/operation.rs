@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -195,4 +195,37 @@ umount "$4/staging" && umount "$4"
     let ran = ran.expect(0);
     assert_eq!(ran.stdout, "fuse.shadowfs\nghosts\nlineage\nproduction\nstaging\nversions\n");
     eventually("the daemon ends with its mount", || sandbox.on(["status"]).code == 5);
+}
+
+#[test]
+fn a_program_that_outlives_its_daemon_changes_nothing_of_what_is_mounted_again() {
+    for killed in [true, false] {
+        let sandbox = Sandbox::new();
+        sandbox.init(CONFIG).mount();
+        let path = sandbox.staging().join("f");
+        let file = fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        file.write_all_at(&vec![b'a'; 300_000], 0).unwrap();
+        file.sync_all().unwrap();
+        if killed {
+            sandbox.kill_daemon();
+        } else {
+            let pid = sandbox.status()["pid"].as_u64().unwrap();
+            kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGTERM).unwrap();
+            eventually("the daemon ends", || !Path::new(&format!("/proc/{pid}")).exists());
+        }
+        sandbox.mount();
+        let whole = |path: &Path| fs::read(path).unwrap() == vec![b'a'; 300_000];
+        // In passthrough the kernel asks nobody; otherwise there is nobody to write it.
+        let wrote = |byte| file.write_all_at(&[byte; 5000], 0).map_err(|error| assert_eq!(error.raw_os_error(), Some(libc::ENOTCONN)));
+        let _ = wrote(b'b');
+        assert!(whole(&path), "killed: {killed}");
+        sandbox.on(["commit", "--wait"]).expect(0);
+        sandbox.on(["wait", "t1", "--promoted"]).expect(0);
+        let _ = wrote(b'c');
+        for view in ["staging/f", "versions/latest/f", "production/f"] {
+            assert!(whole(&sandbox.mnt().join(view)), "{view}, killed: {killed}");
+        }
+        sandbox.on(["scrub"]).expect(0);
+        assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+    }
 }

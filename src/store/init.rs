@@ -83,6 +83,7 @@ impl Store {
         store.first_version_made();
         store.tidy_journals()?;
         store.pass_leftover_packs()?;
+        store.objects.forget_taken_back()?;
         // What can't be told here is found by `fsck`; it must not keep the store from being opened.
         if let Ok(Upkeep { scrubbed: Some(result), .. }) = store.catalog.upkeep() {
             store.objects.set_damaged(result.damaged);

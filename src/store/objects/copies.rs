@@ -9,16 +9,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::fcntl::OFlag;
 use nix::unistd::Whence;
 use parking_lot::Mutex;
 
-use super::{Live, Objects, file_name, read_error};
+use super::{Live, Objects, dir_name, file_name, read_error};
 use crate::ids::ObjectId;
 use crate::store::{HostFile, Result, StoreError};
 
 /// What one read of the original asks for, and one where the disk has failed before.
 const CHUNK: usize = 1 << 20;
 const BLOCK: usize = 4 << 10;
+
+/// What becomes the file of an object that somebody else writes to.
+const TAKEN_BACK: &str = "objects/taken-back";
 
 /// The copies that are owed, or made for versions that are not in the catalog yet.
 #[derive(Debug, Default)]
@@ -44,6 +48,13 @@ enum Unreadable {
     IsZeros,
 }
 
+impl Copy {
+    fn new(of: ObjectId, len: u64, original: Option<Arc<HostFile>>) -> Self {
+        let [made, moot, discarded] = std::array::from_fn(|_| AtomicBool::new(false));
+        Self { of, len, original: Mutex::new(original), made, moot, discarded }
+    }
+}
+
 impl Copies {
     fn get(&self, id: ObjectId) -> Option<Arc<Copy>> {
         self.0.lock().get(&id).cloned()
@@ -66,14 +77,7 @@ impl Objects {
     pub fn owe_copy(&self, id: ObjectId, of: ObjectId, original: &Arc<HostFile>, len: u64) {
         self.files.stand_in(id, original);
         self.live.write().insert(id, Live::File { named: false, poisoned: None });
-        let copy = Copy {
-            of,
-            len,
-            original: Mutex::new(Some(Arc::clone(original))),
-            made: AtomicBool::new(false),
-            moot: AtomicBool::new(false),
-            discarded: AtomicBool::new(false),
-        };
+        let copy = Copy::new(of, len, Some(Arc::clone(original)));
         self.copies.0.lock().insert(id, Arc::new(copy));
     }
 
@@ -117,6 +121,38 @@ impl Objects {
         *original = None;
         copy.made.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Sees to it that nobody writes into the file of an object that a journal names. Who had it open in passthrough when the daemon
+    /// before this one ended can, for as long as it stays open: the kernel asks no daemon. Then the object gets a file of its own, with what
+    /// is in the old one now, and whoever writes goes on in a file without a name. To be called before anything has the object open.
+    ///
+    /// # Errors
+    /// The file can't be read, or there is no room for another.
+    pub fn take_back(&self, id: ObjectId) -> Result<()> {
+        let name = file_name(id);
+        let Some(from) = self.host.existing("open", &name, OFlag::O_RDONLY)? else { return Ok(()) };
+        if !crate::sys::may_be_written(from.host()) {
+            return Ok(());
+        }
+        tracing::warn!("{name} is still open for writing in a mount that is gone: it is copied");
+        let failed = |error| {
+            StoreError::io(format!("copy {name}, which a program still has open in a mount that is gone (end it, or make room)"), error)
+        };
+        let len = from.metadata().map_err(failed)?.len();
+        let to = self.host.new_file(TAKEN_BACK, || Ok(true))?;
+        let copy = Copy::new(id, len, None);
+        if !self.clone_blocks(&from, &to).map_err(failed)? {
+            copy_bytes(&copy, &from, &to, id, Unreadable::Fails)?;
+        }
+        to.set_len(len).and_then(|()| to.sync_data()).map_err(failed)?;
+        self.host.rename(TAKEN_BACK, &name)?;
+        self.host.sync_dir(&dir_name(id))
+    }
+
+    /// Removes what a crash left of `take_back`.
+    pub(in crate::store) fn forget_taken_back(&self) -> Result<()> {
+        self.host.remove(TAKEN_BACK).map(drop)
     }
 
     /// The errno of a read that failed.

@@ -262,6 +262,7 @@ fn find_bytes(cx: &Context, base: &Tree, tree: &Tree, mut bytes: HashMap<ObjectI
                 if below.contains(&object) || found.pending.contains_key(&object) || cx.store.catalog().object(object)?.is_some() {
                     continue;
                 }
+                cx.store.objects().take_back(object)?;
                 if cx.store.objects().open_file(object)?.is_some() {
                     found.pending.insert(object, Pending::File);
                     found.overlays.insert(change.key.ino, object);
@@ -286,6 +287,7 @@ impl Found {
             self.pending.insert(object, Pending::Held(len));
             return Ok(());
         }
+        cx.store.objects().take_back(object)?;
         let (size, content) = match cx.store.objects().open_file(object)? {
             Some(_) => {
                 self.pending.insert(object, Pending::File);
