@@ -21,7 +21,7 @@ use super::version_journal::{JournalFile, Sync, VersionJournal};
 use super::working::{FileCell, Work};
 use crate::ids::{Ino, ObjectId};
 use crate::store::{JournalRecord, StoreError};
-use crate::tree::key::{Content, InodeRecord};
+use crate::tree::key::{Content, InodeRecord, Key, Value};
 use crate::version::error::{FsError, FsResult};
 
 /// How often the writer hands edits to the kernel, and in how many rounds it makes them durable.
@@ -44,8 +44,6 @@ impl Staging {
     fn sync_file(&self, cell: &FileCell, datasync: bool) -> FsResult<()> {
         let (object, only_times) = {
             let mut state = self.lock();
-            let saved = datasync && state.is_saved();
-            let before = state.record(cell.ino)?;
             state.refresh(&self.cx, cell.ino)?;
             let record = state.record(cell.ino)?;
             let object = match record.content {
@@ -53,8 +51,7 @@ impl Staging {
                 Content::Extents => state.overlay(cell.ino),
                 _ => None,
             };
-            let saved = saved && object.is_some();
-            (object, saved && InodeRecord { mtime: before.mtime, ctime: before.ctime, ..(*record).clone() } == *before)
+            (object, datasync && object.is_some() && state.is_saved_but_for_times(cell.ino, &record)?)
         };
         if let Some(object) = object {
             self.cx.store.objects().sync(object)?;
@@ -82,16 +79,16 @@ impl Staging {
             let frozen: Vec<_> = state.frozen.iter().map(|(journal, _)| Arc::clone(journal)).collect();
             let open = state.open.as_ref().map(|open| Arc::clone(&open.journal));
             let durable = frozen.iter().chain(&open).filter(|_| sync != Sync::Write);
-            let removed: Vec<ObjectId> = durable.flat_map(|journal| journal.take_removed()).collect();
+            let removed: Vec<_> = durable.map(|journal| (Arc::clone(journal), journal.take_removed())).collect();
             (frozen, open, removed)
         };
         if let Err(error) = self.flush_all(frozen, open, sync) {
             // The journal may lead to them still: they wait for another sync.
-            let state = self.lock();
-            removed.into_iter().for_each(|object| state.let_object_go(&self.cx, object, Pending::File));
+            let over = removed.into_iter().flat_map(|(journal, objects)| journal.put_back_removed(objects));
+            over.for_each(|object| self.cx.store.objects().discard(object));
             return Err(error);
         }
-        removed.into_iter().for_each(|object| self.cx.store.objects().discard(object));
+        removed.into_iter().flat_map(|(_, objects)| objects).for_each(|object| self.cx.store.objects().discard(object));
         Ok(())
     }
 
@@ -129,7 +126,8 @@ impl Staging {
             return Err(StoreError::Poisoned { what: format!("journal of {}", journal.version), errno }.into());
         }
         if file.journal.is_none() {
-            if journal.queue.lock().has_nothing(sync) {
+            // The journal of a process before may be in the kernel's cache alone.
+            if journal.queue.lock().has_nothing(sync) && (sync == Sync::Write || journal.is_saved()) {
                 return Ok(true);
             }
             // Before anything is taken from the queue: what a full disk refuses is tried again, and nothing is lost by it.
@@ -260,9 +258,17 @@ impl Staging {
 }
 
 impl super::state::State {
-    /// Whether the journal of the open version has all edits on disk, and nothing before it is still to be sealed.
-    fn is_saved(&self) -> bool {
-        self.frozen.iter().all(|(journal, _)| journal.is_committed()) && self.open.as_ref().is_none_or(|open| open.journal.is_saved())
+    /// Whether the journal of the open version has all edits on disk, nothing before it is still to be sealed, and the inode differs
+    /// from what the journal leads to in its times alone.
+    fn is_saved_but_for_times(&self, ino: Ino, record: &InodeRecord) -> FsResult<bool> {
+        let saved =
+            self.frozen.iter().all(|(journal, _)| journal.is_committed()) && self.open.as_ref().is_none_or(|open| open.journal.is_saved());
+        if !saved {
+            return Ok(false);
+        }
+        // Each edit of the tree is queued for the journal when it is made. What is known of an inode beyond that (`dirty`) is not.
+        let Some(Value::Inode(known)) = self.tree_of(ino).get(&Key::inode(ino))? else { return Ok(false) };
+        Ok(InodeRecord { mtime: known.mtime, ctime: known.ctime, ..record.clone() } == *known)
     }
 
     /// Looks at every file that is open in passthrough.

@@ -218,7 +218,7 @@ impl Staging {
         let Some(open) = state.open.take() else { return Ok((None, Vec::new())) };
         drop(state);
         // First the journal, for good. If it came back after a crash without the files that it names, so would the version, with empty ones.
-        let given_up = open.journal.give_up(&self.cx.store);
+        let given_up = open.journal.give_up(&self.cx.store, frozen.last().map(|journal| &**journal));
         if let Err(error) = &given_up {
             // It is discarded all the same, and said to be: the next start removes the journal of what has ended, a sweep the files.
             tracing::warn!(%error, version = %open.version, "the journal of a discarded version stays behind");

@@ -157,6 +157,15 @@ impl VersionJournal {
         std::mem::replace(&mut queue.removed_before, fresh)
     }
 
+    /// After a sync that failed; what comes back can go: the journal is over.
+    pub(super) fn put_back_removed(&self, mut objects: Vec<ObjectId>) -> Vec<ObjectId> {
+        let mut queue = self.queue.lock();
+        if !self.is_committed() {
+            queue.removed_before.append(&mut objects);
+        }
+        objects
+    }
+
     pub(super) fn forget_object(&self, object: ObjectId) {
         let mut queue = self.queue.lock();
         queue.small.remove(&object);
@@ -227,11 +236,13 @@ impl VersionJournal {
         Ok([queue.removed, queue.removed_before].concat())
     }
 
-    /// The same for one that was given up, whose files are to go: when this returns the journal does not come back.
-    pub(in crate::version) fn give_up(&self, store: &Store) -> Result<(), StoreError> {
+    /// The same for one that was given up: when this returns the journal does not come back. Its files go, or if the version below
+    /// is not in the catalog yet, once it is: its journal may lead to them, too.
+    pub(in crate::version) fn give_up(&self, store: &Store, below: Option<&Self>) -> Result<(), StoreError> {
         let removed = self.end(store)?;
         store.sync_journals()?;
-        removed.into_iter().for_each(|object| store.objects().discard(object));
+        let kept = |object: &ObjectId| below.is_some_and(|below| below.queue_removed(*object));
+        removed.into_iter().filter(|object| !kept(object)).for_each(|object| store.objects().discard(object));
         Ok(())
     }
 }
