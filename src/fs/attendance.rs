@@ -41,8 +41,8 @@ struct Desk {
     state: Mutex<State>,
     /// A thread that waits is needed.
     needed: Condvar,
-    /// A leaf lock; the jobs run without it.
-    later: Mutex<VecDeque<Job>>,
+    /// With the time since when each waits. A leaf lock; the jobs run without it.
+    later: Mutex<VecDeque<(Instant, Job)>>,
 }
 
 #[derive(Debug)]
@@ -67,6 +67,15 @@ struct State {
 /// The time from a request to the answer. Drop it when all is done: then the thread sees to it that the next request is heard.
 #[must_use]
 pub(super) struct Turn<'a>(Option<&'a Desk>);
+
+/// What a thread does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// It reads a request that is there, or soon.
+    Answers,
+    /// It sleeps in read(2) until there is one.
+    Sleeps,
+}
 
 /// What the device has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,16 +122,21 @@ impl Attendance {
 
     /// Does what nobody waits for once nobody asks, if requests come fast; else at once.
     pub(super) fn later(&self, job: impl FnOnce() + Send + 'static) {
-        match &self.0 {
-            Some(desk) if desk.state.lock().close && desk.later.lock().len() < LATER => desk.later.lock().push_back(Box::new(job)),
-            _ => job(),
+        let Some(desk) = self.0.as_ref().filter(|desk| desk.state.lock().close) else { return job() };
+        let mut later = desk.later.lock();
+        later.push_back((desk.clock.instant(), Box::new(job)));
+        let full = later.len() > LATER;
+        drop(later);
+        if full {
+            desk.work_off(1);
         }
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if let Some(desk) = self.0 {
+        // A thread that panics never comes back.
+        if let Some(desk) = self.0.filter(|_| !std::thread::panicking()) {
             desk.end();
         }
     }
@@ -145,48 +159,59 @@ impl Desk {
     }
 
     fn end(&self) {
-        // Who got the answer takes a moment to wake up: time for one thing.
-        if !self.later.lock().is_empty() && self.hear() == Heard::Nothing {
+        let now = self.clock.instant();
+        // Who got the answer takes a moment to wake up: time for one thing. And nothing waits for ever.
+        let oldest = self.later.lock().front().map(|(since, _)| *since);
+        if oldest.is_some_and(|since| now.saturating_duration_since(since) >= 2 * TICK || self.hear() == Heard::Nothing) {
             self.work_off(1);
         }
         let mut state = self.state.lock();
         state.ended = self.clock.instant();
-        let heard = if !state.close {
-            Heard::Nothing
+        let next = if !state.close {
+            Next::Sleeps
         } else if state.listening == 0 && !state.polling {
             self.poll(&mut state)
         } else {
             // Whoever is with a request now polls afterwards: two that take turns would only have to be woken for it.
-            while state.close && !self.is_needed(&mut state) {}
-            Heard::Nothing
+            loop {
+                if let Some(next) = self.wait(&mut state) {
+                    break next;
+                }
+            }
         };
-        if heard != Heard::Request {
-            // Nobody knows for how long the thread sleeps.
+        if next == Next::Sleeps {
+            // Nobody knows for how long.
             MutexGuard::unlocked(&mut state, || self.work_off(usize::MAX));
         }
         state.listening += 1;
     }
 
-    /// Waits for a while; whether the thread is needed: somebody makes way, or no request was begun meanwhile, so that whoever should
-    /// have heard them is busy, or sleeps, and this thread may as well.
-    fn is_needed(&self, state: &mut MutexGuard<'_, State>) -> bool {
+    /// Waits for a while, and does what could wait. `None`: the thread is not needed. It is if somebody makes way; if no request was begun
+    /// meanwhile, so that whoever should have heard them is busy, or sleeps, and this thread may as well; or if one is there and nobody listens.
+    fn wait(&self, state: &mut MutexGuard<'_, State>) -> Option<Next> {
+        if !state.close {
+            return Some(Next::Sleeps);
+        }
         let begun = state.begun;
         state.waiting += 1;
         let timed_out = self.needed.wait_for(state, TICK).timed_out();
         state.waiting -= 1;
         if state.called > 0 {
             state.called -= 1;
-            return true;
+            return Some(Next::Answers);
         }
-        let needed = timed_out && state.begun == begun;
-        if !needed {
-            MutexGuard::unlocked(state, || self.work_off(LATER));
+        if timed_out && state.begun == begun {
+            return Some(Next::Sleeps);
         }
-        needed
+        if state.listening == 0 && !state.polling && self.hear() == Heard::Request {
+            return Some(Next::Answers);
+        }
+        MutexGuard::unlocked(state, || self.work_off(LATER));
+        None
     }
 
     /// Asks the device until it has something or the window is over.
-    fn poll(&self, state: &mut MutexGuard<'_, State>) -> Heard {
+    fn poll(&self, state: &mut MutexGuard<'_, State>) -> Next {
         state.polling = true;
         let (heard, descheduled) = MutexGuard::unlocked(state, || {
             let begun = self.clock.instant();
@@ -206,7 +231,7 @@ impl Desk {
         if descheduled || state.misses >= MISSES {
             state.close = false;
         }
-        heard
+        if heard == Heard::Request { Next::Answers } else { Next::Sleeps }
     }
 
     fn hear(&self) -> Heard {
@@ -221,7 +246,7 @@ impl Desk {
 
     fn work_off(&self, most: usize) {
         for _ in 0..most {
-            let Some(job) = self.later.lock().pop_front() else { return };
+            let Some((_, job)) = self.later.lock().pop_front() else { return };
             job();
         }
     }
