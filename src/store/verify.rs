@@ -185,7 +185,7 @@ pub fn check(store: &Store, findings: &mut Findings, stop: &AtomicBool) -> Resul
 }
 
 /// Records, pointers and lineage agree. The store may go on working meanwhile, so what is found counts only if it is found again.
-fn check_states(store: &Store, records: &[VersionRecord], findings: &mut Findings) -> Result<()> {
+pub(crate) fn check_states(store: &Store, records: &[VersionRecord], findings: &mut Findings) -> Result<()> {
     let look = |records: &[VersionRecord]| -> Result<Vec<Finding>> {
         let mut found = Findings::default();
         check_pointers(store, records, &mut found)?;

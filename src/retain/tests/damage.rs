@@ -13,7 +13,7 @@ use super::lab::{How, Lab};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::ids::{Ino, ObjectId, VersionId};
 use crate::store::record::{AttemptRecord, Location, Outcome, VersionState};
-use crate::store::verify::{Finding, Severity};
+use crate::store::verify::{self, Finding, Findings, Severity};
 use crate::tree::key::{Content, Extent, FileKind, InodeRecord, Key, Value};
 use crate::tree::verify::{Pace, Scrubbed, scrub};
 use crate::tree::{Snapshot, Tree};
@@ -293,6 +293,19 @@ fn records_that_the_lineage_contradicts_are_found() {
     let findings: Vec<String> = lab.fsck().iter().map(Finding::to_string).collect();
     assert!(findings.contains(&"t3: it is valid, but the lineage says that it is ghost (t3)".to_owned()), "{findings:?}");
     assert!(findings.iter().any(|finding| finding.starts_with("t1: its digest is ")), "{findings:?}");
+}
+
+#[test]
+fn what_happens_between_two_reads_of_a_check_is_no_damage() {
+    let mut lab = lab();
+    let t4 = lab.seal(&[("f", Some(b"f"), How::Pack)]);
+    let mut findings = Findings::default();
+    let read_before = verify::versions(&lab.store, &mut findings).unwrap();
+    // While fsck reads on.
+    lab.pass(t4);
+    lab.promote(t4);
+    verify::check_states(&lab.store, &read_before, &mut findings).unwrap();
+    assert!(findings.is_empty(), "{:?}", findings.into_list());
 }
 
 /// A clock that only waiting moves.
