@@ -11,7 +11,7 @@ use super::version_journal::VersionJournal;
 use crate::clock::Timestamp;
 use crate::ids::{Ino, ObjectId, VersionId};
 use crate::store::record::{VersionState, Writer};
-use crate::store::{JournalRecord, SealObject, StoreError, codec};
+use crate::store::{HostFile, JournalRecord, SealObject, StoreError, codec};
 use crate::tree::key::{Content, FileKind, InodeRecord, Key, Part, Value};
 use crate::tree::{Snapshot, Tree, object_of};
 use crate::version::error::FsResult;
@@ -263,9 +263,10 @@ fn find_bytes(cx: &Context, base: &Tree, tree: &Tree, mut bytes: HashMap<ObjectI
                     continue;
                 }
                 cx.store.objects().take_back(object)?;
-                if cx.store.objects().open_file(object)?.is_some() {
+                if let Some(file) = cx.store.objects().open_file(object)? {
                     found.pending.insert(object, Pending::File);
                     found.overlays.insert(change.key.ino, object);
+                    reach(cx, &file, tree, change.key.ino, object)?;
                 } else if let Part::Extent(_) = change.key.part {
                     found.repairs.push((change.key, None));
                 }
@@ -274,6 +275,17 @@ fn find_bytes(cx: &Context, base: &Tree, tree: &Tree, mut bytes: HashMap<ObjectI
         }
     }
     Ok(found)
+}
+
+/// Bytes that nobody had synced may be missing at the end of an overlay, though the journal has the extents that lead to them: a hole then.
+fn reach(cx: &Context, overlay: &HostFile, tree: &Tree, ino: Ino, object: ObjectId) -> FsResult<()> {
+    let of_it = Snapshot::new(tree.clone(), Arc::clone(&cx.store)).extents(ino)?.into_iter().filter(|(_, extent)| extent.object == object);
+    let end = of_it.map(|(_, extent)| extent.start.saturating_add(extent.len)).max().unwrap_or(0);
+    let failed = |error| StoreError::io(format!("lengthen object {object}"), error);
+    if overlay.metadata().map_err(failed)?.len() < end {
+        overlay.set_len(end).map_err(failed)?;
+    }
+    Ok(())
 }
 
 impl Found {

@@ -69,8 +69,14 @@ impl Bench {
 
     /// As a kill and a new start: what is only in memory is lost.
     pub(super) fn crash(self) -> Self {
+        self.crash_with(|| {})
+    }
+
+    /// The same, and something happens to the files before the next start.
+    pub(super) fn crash_with(self, harm: impl FnOnce()) -> Self {
         let Self { staging, store, options, dir, events } = self;
         drop((staging, store, events));
+        harm();
         Self::open(dir, options)
     }
 

@@ -176,6 +176,32 @@ fn who_had_a_file_open_when_the_daemon_was_killed_writes_into_nothing_that_is_th
 }
 
 #[test]
+fn what_a_power_loss_took_from_the_end_of_an_overlay_is_a_hole() {
+    let bench = Bench::new();
+    bench.put("base", &noise(LARGE, 1));
+    let _ = bench.seal();
+    let base = bench.open_at("base", libc::O_RDWR);
+    for (offset, bytes) in [(100, b"one"), (LARGE as u64 - 3, b"two"), (LARGE as u64 + 5000, b"end")] {
+        bench.write(base, offset, bytes);
+    }
+    // The journal alone is durable, by way of another file.
+    bench.staging.fsync_dir(base).unwrap();
+    let objects = bench.store.path().join("objects");
+    let dirs = std::fs::read_dir(objects).unwrap().map(|dir| dir.unwrap().path());
+    let files = dirs.flat_map(|dir| std::fs::read_dir(dir).unwrap()).map(|file| file.unwrap().path());
+    let overlay = files.max_by_key(|path| path.file_name().unwrap().to_str().unwrap().parse::<u64>().unwrap()).unwrap();
+    let bench = bench.crash_with(|| std::fs::File::options().write(true).open(&overlay).unwrap().set_len(103).unwrap());
+    let found = bench.get("base");
+    let mut expected = noise(LARGE, 1);
+    expected[100..103].copy_from_slice(b"one");
+    expected[LARGE - 3..].fill(0);
+    expected.resize(LARGE + 5003, 0);
+    assert!(found == expected);
+    let (_, snapshot) = bench.seal();
+    assert!(read_in(&snapshot, "base").unwrap() == expected);
+}
+
+#[test]
 fn a_removed_file_goes_also_if_the_disk_was_full_when_its_removal_was_to_be_saved() {
     let disk = Arc::new(JournalDisk::default());
     let bench = Bench::new().on(Arc::clone(&disk) as Arc<dyn Disk>);
