@@ -229,3 +229,37 @@ fn a_program_that_outlives_its_daemon_changes_nothing_of_what_is_mounted_again()
         assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
     }
 }
+
+/// Stores through a mapping after the file was closed, and in one case removed; prints what a read finds then.
+const MAPPED: &str = r#"
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+for size in (4096, 100_000, 300_000):
+    for removed in (False, True):
+        name = f"{sys.argv[1]}/mapped-{size}-{removed}"
+        fd = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
+        os.write(fd, b"a" * size)
+        at = libc.mmap(None, size, 3, 1, fd, 0)
+        assert at != ctypes.c_void_p(-1).value
+        os.close(fd)
+        if removed:
+            os.unlink(name)
+        time.sleep(0.1)
+        ctypes.memmove(at + size - 3, b"end", 3)
+        found = ctypes.string_at(at, size)
+        assert found == b"a" * (size - 3) + b"end", (size, removed)
+        if not removed:
+            with open(name, "rb") as f:
+                assert f.read() == found, size
+print("mapped")
+"#;
+
+#[test]
+fn a_mapping_outlives_the_close_of_its_file() {
+    let sandbox = Sandbox::new();
+    sandbox.init(CONFIG).mount();
+    let ran = Command::new("python3").args(["-c", MAPPED]).arg(sandbox.staging()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ran.stdout), "mapped\n", "{:?}: {}", ran.status, String::from_utf8_lossy(&ran.stderr));
+}

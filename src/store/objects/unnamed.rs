@@ -57,7 +57,8 @@ impl Objects {
     /// Empties a file that nobody has open for its next use. What can't be emptied is closed.
     pub(super) fn spare(&self, file: Arc<HostFile>) {
         let Ok(file) = Arc::try_unwrap(file) else { return };
-        if self.spare.lock().len() >= SPARE || file.set_len(0).is_err() {
+        // A mapping that outlives its file must find its bytes.
+        if self.spare.lock().len() >= SPARE || !crate::sys::is_alone(file.host()) || file.set_len(0).is_err() {
             return;
         }
         // After a cut to nothing ext4 takes the next close for a replacement of the file and writes its bytes to the disk at once

@@ -92,6 +92,10 @@ impl Staging {
         if !small || !self.cx.memory_left() || state.orphans.contains_key(&ino) || !objects.is_unnamed(backing.object) {
             return Ok(false);
         }
+        // In passthrough a mapping outlives its file's close, and the kernel says nothing of it: what is mapped stays where it is.
+        if !crate::sys::is_alone(backing.file.host()) {
+            return Ok(false);
+        }
         let mut bytes = vec![0; usize::try_from(record.size).unwrap_or(0)];
         super::data::read_full(&backing.file, &mut bytes, 0).map_err(|error| FsError::host("read an object", error))?;
         let content = if bytes.is_empty() {
