@@ -13,6 +13,7 @@ pub const DEFAULT_FILE: &str = r#"# shadowfs.toml: read at mount, and again by i
 settle = "200ms"          # a version is sealed when no file is open for writing and nothing changes for this long
 max_open = "10m"          # seal at the first moment without writers past this age
 reserve = "32MiB"         # room kept on the store's disk, so that deleting and rolling back work when it is full
+keep_awake = true         # idle processors poll while a program asks again and again (root, up to 8 of them); as of the next mount
 
 [checks]
 # workers = 4             # checks that run at once; default: CPU cores
@@ -100,10 +101,11 @@ fn write_sections(config: &Config, out: &mut String) -> std::fmt::Result {
     let Config { staging, checks, check, metric, notify, promotion, ghosts, retention, scrub } = config;
     writeln!(
         out,
-        "[staging]\nsettle = {}\nmax_open = {}\nreserve = {}\n",
+        "[staging]\nsettle = {}\nmax_open = {}\nreserve = {}\nkeep_awake = {}\n",
         duration(staging.settle),
         duration(staging.max_open),
-        quoted(&size_text(staging.reserve))
+        quoted(&size_text(staging.reserve)),
+        staging.keep_awake
     )?;
     writeln!(out, "[checks]\nworkers = {}\nrollback_threshold = {}", checks.workers, checks.rollback_threshold)?;
     writeln!(out, "retries = {}\nbackoff = {}\ntimeout = {}", checks.retries, duration(checks.backoff), duration(checks.timeout))?;

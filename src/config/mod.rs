@@ -80,6 +80,8 @@ pub struct Staging {
     pub max_open: Duration,
     /// Bytes kept free on the store's disk for what must go on when it is full.
     pub reserve: u64,
+    /// Whether processors are kept from halting while requests follow each other closely; as it is at the mount.
+    pub keep_awake: bool,
 }
 
 /// `[checks]`: the pool, and what a failure does.
@@ -261,7 +263,7 @@ pub struct Scrub {
 
 impl Default for Staging {
     fn default() -> Self {
-        Self { settle: Duration::from_millis(200), max_open: Duration::from_secs(600), reserve: 32 << 20 }
+        Self { settle: Duration::from_millis(200), max_open: Duration::from_secs(600), reserve: 32 << 20, keep_awake: true }
     }
 }
 

@@ -54,12 +54,13 @@ fn one<T: Default>(source: Source<'_>, table: &DeTable<'_>, name: &str, read: Re
 }
 
 fn read_staging(source: Source<'_>, table: &DeTable<'_>, span: Range<usize>) -> Result<Staging, ConfigError> {
-    let section = Section::new(source, "[staging]", table, span, &["settle", "max_open", "reserve"])?;
+    let section = Section::new(source, "[staging]", table, span, &["settle", "max_open", "reserve", "keep_awake"])?;
     let usual = Staging::default();
     Ok(Staging {
         settle: section.duration("settle")?.unwrap_or(usual.settle),
         max_open: section.duration("max_open")?.unwrap_or(usual.max_open),
         reserve: section.size("reserve")?.unwrap_or(usual.reserve),
+        keep_awake: section.flag("keep_awake")?.unwrap_or(usual.keep_awake),
     })
 }
 

@@ -105,6 +105,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// `true` or `false`.
+    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>, ConfigError> {
+        self.get(key).map(|value| value.get_ref().as_bool().ok_or_else(|| self.wrong(key, value, "true or false"))).transpose()
+    }
+
     /// A duration such as "200ms", "10m", "1h 30m".
     pub(super) fn duration(&self, key: &str) -> Result<Option<Duration>, ConfigError> {
         let Some(value) = self.get(key) else { return Ok(None) };

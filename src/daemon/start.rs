@@ -64,8 +64,12 @@ pub(super) fn start(options: &DaemonOptions, clock: Arc<dyn Clock>) -> Result<St
     let core = Core::recover(&store, &clock, mounts::passthrough_works(&store))?;
     let shared = Arc::new(Shared::new(Arc::clone(&store), core.nodes, Arc::clone(&clock), options.mount_point.clone(), &core.history));
     shared.set_tags(store.catalog().tags()?.into_iter().collect());
-    let mount_options =
-        MountOptions { allow_other: options.allow_other, passthrough: core.passthrough, ..MountOptions::new(options.mount_point.clone()) };
+    let mount_options = MountOptions {
+        allow_other: options.allow_other,
+        passthrough: core.passthrough,
+        keep_awake: config.staging.keep_awake,
+        ..MountOptions::new(options.mount_point.clone())
+    };
     let mounts = Arc::new(mounts::mount(
         mount_options,
         Arc::clone(&store),

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::wakeful::Wakeful;
 use crate::clock::Clock;
 
 /// How long a thread polls: somewhat more than a program takes from one call to its next. What follows later would hardly gain.
@@ -43,6 +44,7 @@ struct Desk {
     needed: Condvar,
     /// With the time since when each waits. A leaf lock; the jobs run without it.
     later: Mutex<VecDeque<(Instant, Job)>>,
+    wakeful: Wakeful,
 }
 
 #[derive(Debug)]
@@ -93,9 +95,14 @@ impl Attendance {
     }
 
     /// For `threads` threads that read from `device`. On a single processor, where who polls keeps the others from asking, they simply read.
-    pub(super) fn new(device: File, threads: usize, clock: Arc<dyn Clock>) -> Self {
+    /// `keep_awake`: processors that are idle meanwhile are to poll as well.
+    pub(super) fn new(device: File, threads: usize, clock: Arc<dyn Clock>, keep_awake: bool) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        if processors > 1 { Self(Some(Desk::new(device, threads, clock))) } else { Self::plain() }
+        if processors == 1 {
+            return Self::plain();
+        }
+        let wakeful = if keep_awake { Wakeful::during_series(processors) } else { Wakeful::never() };
+        Self(Some(Desk::new(device, threads, clock, wakeful)))
     }
 
     /// A request begins.
@@ -143,10 +150,10 @@ impl Drop for Turn<'_> {
 }
 
 impl Desk {
-    fn new(device: File, threads: usize, clock: Arc<dyn Clock>) -> Self {
+    fn new(device: File, threads: usize, clock: Arc<dyn Clock>, wakeful: Wakeful) -> Self {
         let ended = clock.instant();
         let state = State { listening: threads, waiting: 0, called: 0, polling: false, close: false, misses: 0, begun: 0, ended };
-        Self { device, clock, state: Mutex::new(state), needed: Condvar::new(), later: Mutex::default() }
+        Self { device, clock, state: Mutex::new(state), needed: Condvar::new(), later: Mutex::default(), wakeful }
     }
 
     fn begin(&self) {
@@ -155,6 +162,11 @@ impl Desk {
         state.begun += 1;
         if !state.close && self.clock.instant().saturating_duration_since(state.ended) < WINDOW {
             (state.close, state.misses) = (true, 0);
+        }
+        let close = state.close;
+        drop(state);
+        if close {
+            self.wakeful.close_request();
         }
     }
 
@@ -181,7 +193,10 @@ impl Desk {
         };
         if next == Next::Sleeps {
             // Nobody knows for how long.
-            MutexGuard::unlocked(&mut state, || self.work_off(usize::MAX));
+            MutexGuard::unlocked(&mut state, || {
+                self.wakeful.pause();
+                self.work_off(usize::MAX);
+            });
         }
         state.listening += 1;
     }
@@ -301,7 +316,7 @@ mod tests {
     }
 
     fn desk(device: &File, threads: usize, clock: Arc<dyn Clock>) -> Arc<Attendance> {
-        Arc::new(Attendance(Some(Desk::new(device.try_clone().unwrap(), threads, clock))))
+        Arc::new(Attendance(Some(Desk::new(device.try_clone().unwrap(), threads, clock, Wakeful::never()))))
     }
 
     impl Session {

@@ -21,6 +21,7 @@ mod slow_lane;
 mod staging_session;
 pub mod views;
 mod views_session;
+mod wakeful;
 
 pub use mount::{MountOptions, Mounts, Notifier, mount, passthrough_works};
 pub use session::Side;

@@ -49,13 +49,15 @@ pub struct MountOptions {
     pub combined: bool,
     /// Threads that answer requests of each session.
     pub threads: usize,
+    /// Keep idle processors from halting while requests follow each other closely (`wakeful`).
+    pub keep_awake: bool,
 }
 
 impl MountOptions {
     /// The usual: for the owner only, without passthrough; in one mount unless we are root.
     #[must_use]
     pub fn new(mount_point: PathBuf) -> Self {
-        Self { mount_point, allow_other: false, passthrough: false, combined: !sys_mount::privileged(), threads: 2 }
+        Self { mount_point, allow_other: false, passthrough: false, combined: !sys_mount::privileged(), threads: 2, keep_awake: false }
     }
 }
 
@@ -170,7 +172,8 @@ impl Served {
 
     fn mount_views(&self, views: &Arc<Views>) -> Result<Up, MountError> {
         let (fuse, mounted) = sys_mount::mount(&self.fuse(&self.options.mount_point, true))?;
-        let session = self.views_session(views, None, Arc::new(Attendance::plain()));
+        let attendance = self.attendance(&fuse, &mounted)?;
+        let session = self.views_session(views, None, attendance);
         self.start(Side::Views, session, fuse, mounted)
     }
 
@@ -193,7 +196,7 @@ impl Served {
 
     fn attendance(&self, fuse: &File, mounted: &Mounted) -> Result<Arc<Attendance>, MountError> {
         let device = fuse.try_clone().map_err(|error| self.abandon(mounted, error))?;
-        Ok(Arc::new(Attendance::new(device, self.threads(), Arc::clone(&self.clock))))
+        Ok(Arc::new(Attendance::new(device, self.threads(), Arc::clone(&self.clock), self.options.keep_awake)))
     }
 
     fn threads(&self) -> usize {
