@@ -1,5 +1,7 @@
 //! What both sessions do alike with fuser's replies.
 
+use std::cell::RefCell;
+
 use fuser::{Errno, InitFlags, KernelConfig, ReplyXattr};
 
 /// The most that one write or read carries: the kernel's own limit (256 pages).
@@ -14,6 +16,22 @@ pub(super) fn negotiate(config: &mut KernelConfig, wanted: &[InitFlags]) {
     let _ = config.set_max_write(MAX_WRITE);
     // Background requests are read-ahead and direct I/O: a device queue's worth.
     let _ = config.set_max_background(64);
+}
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends a buffer of `len` bytes with anything in it. A new one for each read would cost more than to fill it: it is large enough to be
+/// mapped anew each time, and its pages come one by one.
+pub(super) fn with_buffer(len: u32, read: impl FnOnce(&mut [u8])) {
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        read(&mut buffer[..len]);
+    });
 }
 
 /// Answers a request for a value: with its size if `size` is 0, else with the value if it fits.

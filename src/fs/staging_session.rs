@@ -273,10 +273,10 @@ impl Filesystem for StagingSession {
     ) {
         let _turn = self.turn(Op::Read);
         let _ = self.attendance.make_way();
-        match self.staging.read(Handle(fh.0), offset, size) {
-            Ok(bytes) => reply.data(&bytes),
+        adapter_reply::with_buffer(size, |buffer| match self.staging.read_into(Handle(fh.0), offset, buffer) {
+            Ok(read) => reply.data(&buffer[..read]),
             Err(error) => reply.error(of_staging(&error)),
-        }
+        });
     }
 
     fn write(

@@ -226,11 +226,10 @@ impl Filesystem for ViewsSession {
     ) {
         let _turn = self.turn(Op::Read);
         let _ = self.attendance.make_way();
-        let len = usize::try_from(size).unwrap_or(usize::MAX);
-        match node(ino).and_then(|node| self.views.read(node, offset, len)) {
-            Ok(bytes) => reply.data(&bytes),
+        adapter_reply::with_buffer(size, |buffer| match node(ino).and_then(|node| self.views.read(node, offset, buffer)) {
+            Ok(read) => reply.data(&buffer[..read]),
             Err(error) => reply.error(of_views(&error)),
-        }
+        });
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {

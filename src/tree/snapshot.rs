@@ -222,23 +222,36 @@ impl Snapshot {
     pub fn read_record(&self, ino: Ino, record: &InodeRecord, offset: u64, len: usize) -> Result<Vec<u8>, TreeError> {
         let left = usize::try_from(record.size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut buffer = vec![0; left.min(len)];
-        match &record.content {
-            Content::None => {}
-            Content::Inline(bytes) => {
-                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-                let n = (bytes.len() - from).min(buffer.len());
-                buffer[..n].copy_from_slice(&bytes[from..from + n]);
-            }
-            Content::Object(object) => {
-                // What the object does not reach is a hole.
-                self.store.objects().read_at(*object, &mut buffer, offset)?;
-            }
-            Content::Extents => self.read_extents(ino, offset, &mut buffer)?,
-        }
+        self.read_record_into(ino, record, offset, &mut buffer)?;
         Ok(buffer)
     }
 
+    /// As [`Snapshot::read_record`], into a buffer, whatever is in it. How many bytes there were comes back.
+    pub fn read_record_into(&self, ino: Ino, record: &InodeRecord, offset: u64, buffer: &mut [u8]) -> Result<usize, TreeError> {
+        let left = usize::try_from(record.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let len = left.min(buffer.len());
+        let buffer = &mut buffer[..len];
+        match &record.content {
+            Content::None => buffer.fill(0),
+            Content::Inline(bytes) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                let n = (bytes.len() - from).min(len);
+                buffer[..n].copy_from_slice(&bytes[from..from + n]);
+                buffer[n..].fill(0);
+            }
+            Content::Object(object) => {
+                let read = self.store.objects().read_at(*object, buffer, offset)?;
+                // What the object does not reach is a hole.
+                buffer[read..].fill(0);
+            }
+            Content::Extents => self.read_extents(ino, offset, buffer)?,
+        }
+        Ok(len)
+    }
+
     fn read_extents(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Result<(), TreeError> {
+        // What no extent covers is a hole.
+        buffer.fill(0);
         let end = offset.saturating_add(buffer.len() as u64);
         for (at, extent) in self.extents_in(ino, offset, end)? {
             let from = at.max(offset);

@@ -89,9 +89,9 @@ impl Views {
         Ok(listed)
     }
 
-    pub(super) fn read_dataset(&self, changed_in: VersionId, ino: Ino, offset: u64, len: usize) -> ViewResult<Vec<u8>> {
+    pub(super) fn read_dataset(&self, changed_in: VersionId, ino: Ino, offset: u64, buffer: &mut [u8]) -> ViewResult<usize> {
         let Found { snapshot, record, .. } = self.file(changed_in, ino)?;
-        Ok(snapshot.read_record(ino, &record, offset, len)?)
+        Ok(snapshot.read_record_into(ino, &record, offset, buffer)?)
     }
 
     pub(super) fn read_dataset_link(&self, changed_in: VersionId, ino: Ino) -> ViewResult<Vec<u8>> {

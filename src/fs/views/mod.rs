@@ -229,11 +229,15 @@ impl Views {
         }
     }
 
-    /// Bytes of a file; fewer than asked for only at its end.
-    pub fn read(&self, node: ViewNode, offset: u64, len: usize) -> ViewResult<Vec<u8>> {
+    /// Bytes of a file into a buffer, whatever is in it: so many as come back; fewer than it has room for only at the file's end.
+    pub fn read(&self, node: ViewNode, offset: u64, buffer: &mut [u8]) -> ViewResult<usize> {
         match node {
-            ViewNode::File(changed_in, ino) => self.read_dataset(changed_in, ino, offset, len),
-            ViewNode::Log | ViewNode::OfVersion(..) => self.read_lineage(node, offset, len),
+            ViewNode::File(changed_in, ino) => self.read_dataset(changed_in, ino, offset, buffer),
+            ViewNode::Log | ViewNode::OfVersion(..) => {
+                let bytes = self.read_lineage(node, offset, buffer.len())?;
+                buffer[..bytes.len()].copy_from_slice(&bytes);
+                Ok(bytes.len())
+            }
             _ => Err(ViewError::Invalid),
         }
     }

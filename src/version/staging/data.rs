@@ -20,19 +20,27 @@ use crate::version::error::{FsError, FsResult};
 pub(super) const MAX_SIZE: u64 = (1 << 44) - 4096;
 /// At most so much is copied at one request, so that it can be interrupted.
 const COPY_AT_ONCE: u64 = 64 << 20;
-const COPY_CHUNK: u32 = 1 << 20;
+const COPY_CHUNK: usize = 1 << 20;
 
 impl Staging {
     /// pread(2): at most `len` bytes, fewer only at the end.
     pub fn read(&self, handle: Handle, offset: u64, len: u32) -> FsResult<Vec<u8>> {
+        let mut bytes = vec![0; len as usize];
+        let read = self.read_into(handle, offset, &mut bytes)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// The same into a buffer, whatever is in it. How many bytes there were comes back.
+    pub fn read_into(&self, handle: Handle, offset: u64, buffer: &mut [u8]) -> FsResult<usize> {
         let _gate = self.gate.read();
         let slot = self.file_slot(handle)?;
         slot.cell.check()?;
         // Whether the handle may read is not asked: the kernel fills up pages of files that are only written.
-        self.read_cell(&slot.cell, offset, len as usize)
+        self.read_cell(&slot.cell, offset, buffer)
     }
 
-    pub(super) fn read_cell(&self, cell: &FileCell, offset: u64, len: usize) -> FsResult<Vec<u8>> {
+    pub(super) fn read_cell(&self, cell: &FileCell, offset: u64, buffer: &mut [u8]) -> FsResult<usize> {
         let work = cell.work.read();
         let (record, snapshot) = {
             let mut state = self.lock();
@@ -40,20 +48,21 @@ impl Staging {
             (state.record(cell.ino)?, self.snapshot_of(&state, cell.ino))
         };
         let left = usize::try_from(record.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let len = left.min(buffer.len());
+        let buffer = &mut buffer[..len];
         match &*work {
             Work::Memory(memory) => {
-                let mut buffer = vec![0; left.min(len)];
                 let from = usize::try_from(offset).unwrap_or(usize::MAX).min(memory.bytes.len());
-                let n = (memory.bytes.len() - from).min(buffer.len());
+                let n = (memory.bytes.len() - from).min(len);
                 buffer[..n].copy_from_slice(&memory.bytes[from..from + n]);
-                Ok(buffer)
+                buffer[n..].fill(0);
+                Ok(len)
             }
             Work::Host(host) if host.whole => {
-                let mut buffer = vec![0; left.min(len)];
-                read_full(&host.file, &mut buffer, offset).map_err(|error| FsError::host("read an object", error))?;
-                Ok(buffer)
+                read_full(&host.file, buffer, offset).map_err(|error| FsError::host("read an object", error))?;
+                Ok(len)
             }
-            Work::Host(_) | Work::Stored => Ok(snapshot.read_record(cell.ino, &record, offset, len)?),
+            Work::Host(_) | Work::Stored => Ok(snapshot.read_record_into(cell.ino, &record, offset, buffer)?),
         }
     }
 
@@ -260,11 +269,12 @@ impl Staging {
         }
         let mut done = 0;
         let len = len.min(COPY_AT_ONCE);
+        let mut buffer = vec![0; usize::try_from(len).unwrap_or(COPY_CHUNK).min(COPY_CHUNK)];
         while done < len {
-            let chunk = u32::try_from(len - done).unwrap_or(u32::MAX).min(COPY_CHUNK);
+            let chunk = usize::try_from(len - done).unwrap_or(COPY_CHUNK).min(COPY_CHUNK);
             let copied = self
-                .read_cell(&source.cell, offset + done, chunk as usize)
-                .and_then(|bytes| self.write_cell(caller, &target.cell, Some(to_offset + done), &bytes, caller.uid != 0));
+                .read_cell(&source.cell, offset + done, &mut buffer[..chunk])
+                .and_then(|read| self.write_cell(caller, &target.cell, Some(to_offset + done), &buffer[..read], caller.uid != 0));
             match copied {
                 Ok(0) => break,
                 Ok(n) => done += u64::from(n),
@@ -302,7 +312,10 @@ impl super::state::State {
 pub(super) fn read_full(file: &HostFile, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
     while !buffer.is_empty() {
         match file.read_at(buffer, offset) {
-            Ok(0) => break,
+            Ok(0) => {
+                buffer.fill(0);
+                break;
+            }
             Ok(n) => {
                 buffer = &mut buffer[n..];
                 offset += n as u64;
