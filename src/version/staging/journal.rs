@@ -27,6 +27,8 @@ use crate::version::error::{FsError, FsResult};
 /// How often the writer hands edits to the kernel, and in how many rounds it makes them durable.
 const ROUND: Duration = Duration::from_secs(1);
 const ROUNDS_TO_SYNC: u32 = 5;
+/// About so many bytes are handed to the kernel at a time.
+const AT_ONCE: usize = 1 << 20;
 
 impl Staging {
     /// fsync(2), fdatasync(2): the file's bytes and every edit so far are durable, and so is what the open version stands on. With `datasync`
@@ -170,9 +172,14 @@ impl Staging {
         };
         let Some(out) = &mut file.journal else { return Ok(true) };
         // Bytes first: a torn tail may lose what names them, not the other way round.
+        let mut most = AT_ONCE;
         for (object, ino) in small {
             if let Some(records) = self.small_bytes(object, ino)? {
                 out.append(&records)?;
+            }
+            // Memory for all of them would have to be had from the kernel first. What a full disk refuses now is tried again at the end.
+            if out.unwritten() > most && out.write().is_err() {
+                most = usize::MAX;
             }
         }
         for object in files {
