@@ -85,6 +85,8 @@ pub(super) struct Opener {
     pub(super) backings: Arc<Backings>,
     /// Nodes whose attributes the kernel must ask for from now on. Sent by another thread: this one may not notify.
     pub(super) volatile: Sender<RawNode>,
+    /// Whether the kernel can map files that are opened past the page cache.
+    pub(super) direct: bool,
 }
 
 impl Opener {
@@ -96,6 +98,9 @@ impl Opener {
         match &opened.mode {
             OpenMode::Cached { keep: true } => Served::Here(quiet | FopenFlags::FOPEN_KEEP_CACHE),
             OpenMode::Cached { keep: false } => Served::Here(quiet),
+            // Without it such a file can't be mapped.
+            OpenMode::Direct if self.direct => Served::Here(quiet | FopenFlags::FOPEN_DIRECT_IO),
+            OpenMode::Direct => Served::Here(quiet),
             OpenMode::Passthrough(file) => match self.backings.open(opened.handle, file.host(), register) {
                 Ok(id) => Served::Kernel(quiet, id),
                 Err(error) => {

@@ -215,7 +215,7 @@ impl Served {
             counters: Arc::clone(&self.counters[1]),
             attendance,
             slow,
-            opener: Opener { staging: Arc::clone(&self.staging), backings: Arc::default(), volatile },
+            opener: Opener { staging: Arc::clone(&self.staging), backings: Arc::default(), volatile, direct: false },
             passthrough: self.options.passthrough,
             nodes: self.nodes(),
         }

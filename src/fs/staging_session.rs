@@ -116,10 +116,10 @@ impl Filesystem for StagingSession {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_ASYNC_DIO,
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
             InitFlags::FUSE_CACHE_SYMLINKS,
         ];
         adapter_reply::negotiate(config, &wanted);
+        self.opener.direct = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
         if self.passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
             // Depth 1: backing files on an ordinary filesystem, and overlayfs may still stand on this mount.
             let _ = config.set_max_stack_depth(1);

@@ -75,6 +75,7 @@ impl Staging {
             return Err(FsError::BadHandle);
         }
         let offset = if slot.append { None } else { Some(offset) };
+        slot.cell.count_piece();
         self.write_cell(caller, &slot.cell, offset, data, kill_priv)
     }
 

@@ -34,6 +34,8 @@ pub(super) struct FileSlot {
     pub(super) write: bool,
     pub(super) append: bool,
     how: How,
+    /// Who made the file with this handle.
+    maker: Option<u32>,
     /// What the kernel writes to itself. While a handle has it, even one that is stale, nobody else may get the file.
     _through: Option<Arc<HostFile>>,
 }
@@ -41,6 +43,7 @@ pub(super) struct FileSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     Cached,
+    Direct,
     Passthrough,
 }
 
@@ -147,25 +150,43 @@ impl Staging {
         Ok(Ok(opened))
     }
 
+    /// Opens a file that the caller has just made.
+    pub(super) fn open_new(&self, state: &mut State, caller: &Caller, ino: Ino, flags: i32) -> FsResult<Opened> {
+        let opened = match self.habits.expect_small(caller.pid) {
+            true => self.open_as(state, caller, ino, flags, OpenMode::Direct),
+            false => self.open_in(state, caller, ino, flags)?,
+        };
+        if let Some(Slot::File(slot)) = state.handles.get_mut(&opened.handle) {
+            slot.maker = Some(caller.pid);
+        }
+        Ok(opened)
+    }
+
     /// Opens a file that is there.
     pub(super) fn open_in(&self, state: &mut State, caller: &Caller, ino: Ino, flags: i32) -> FsResult<Opened> {
         let record = state.record(ino)?;
         let write = flags & ACCESS_MODE != libc::O_RDONLY;
-        let read = flags & ACCESS_MODE != libc::O_WRONLY;
         let fresh = !state.files.contains_key(&ino) && record.content == Content::None;
         let mode = self.choose_mode(state, ino, &record, write)?;
+        match &mode {
+            OpenMode::Cached { .. } | OpenMode::Direct => state.pages_old.remove(&ino),
+            // What has no bytes has no pages either.
+            OpenMode::Passthrough(_) => !fresh && state.pages_old.insert(ino),
+        };
+        Ok(self.open_as(state, caller, ino, flags, mode))
+    }
+
+    fn open_as(&self, state: &mut State, caller: &Caller, ino: Ino, flags: i32, mode: OpenMode) -> Opened {
+        let write = flags & ACCESS_MODE != libc::O_RDONLY;
+        let read = flags & ACCESS_MODE != libc::O_WRONLY;
         let how = match &mode {
             OpenMode::Cached { .. } => How::Cached,
+            OpenMode::Direct => How::Direct,
             OpenMode::Passthrough(_) => How::Passthrough,
-        };
-        match how {
-            How::Cached => state.pages_old.remove(&ino),
-            // What has no bytes has no pages either.
-            How::Passthrough => !fresh && state.pages_old.insert(ino),
         };
         let file = state.files.entry(ino).or_insert_with(|| OpenFile::new(ino));
         file.handles += 1;
-        file.cached += u32::from(how == How::Cached);
+        file.cached += u32::from(how != How::Passthrough);
         if let (How::Passthrough, Some(backing)) = (how, &mut file.backing) {
             backing.handles += 1;
         }
@@ -175,9 +196,9 @@ impl Staging {
         }
         let cell = Arc::clone(&file.cell);
         let through = if let OpenMode::Passthrough(file) = &mode { Some(Arc::clone(file)) } else { None };
-        let slot = FileSlot { cell, read, write, append: flags & libc::O_APPEND != 0, how, _through: through };
+        let slot = FileSlot { cell, read, write, append: flags & libc::O_APPEND != 0, how, maker: None, _through: through };
         state.writers += u64::from(write);
-        Ok(Opened { handle: state.add_handle(Slot::File(slot)), mode })
+        Opened { handle: state.add_handle(Slot::File(slot)), mode }
     }
 
     /// An inode must never be open in passthrough and in another way at once, nor on two host files: the kernel answers EIO. Files whose
@@ -265,11 +286,20 @@ impl Staging {
             _ => return,
         };
         let unowned = self.let_go(slot.cell.ino, Some(&slot));
+        self.learn(&slot);
         // Without the handle, so that nobody has the file any more.
         drop(slot);
         if let Some(object) = unowned {
             self.cx.store.objects().discard(object);
         }
+    }
+
+    /// What the program that made the file has made of it.
+    fn learn(&self, slot: &FileSlot) {
+        let Some(maker) = slot.maker else { return };
+        let Ok(record) = self.lock().record(slot.cell.ino) else { return };
+        let pieces = (slot.how != How::Passthrough).then(|| slot.cell.pieces());
+        self.habits.learn(maker, record.size, pieces);
     }
 
     /// Ends a use of a file: by a handle, or by an operation that had none. The caller holds the gate. What comes back is an object that
@@ -292,7 +322,7 @@ impl Staging {
         let (mut settle, mut ended) = (None, None);
         if let Some(file) = state.files.get_mut(&ino).filter(|file| current(file)) {
             file.writers -= u32::from(writes);
-            if slot.is_some_and(|slot| slot.how == How::Cached) {
+            if slot.is_some_and(|slot| slot.how != How::Passthrough) {
                 file.cached -= 1;
             }
             if let (Some(_), Some(backing)) = (through, &mut file.backing) {

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `state` | the namespace behind one lock, and the edits that everything goes through |
 //! | `namespace`, `rename`, `attr`, `xattr`, `dirs`, `privileges` | operations on it |
-//! | `handles`, `data`, `truncate`, `working`, `extents`, `share` | open files and their bytes |
+//! | `handles`, `habits`, `data`, `truncate`, `working`, `extents`, `share` | open files and their bytes |
 //! | `journal`, `replay` | what makes the open version survive |
 //! | `lifecycle`, `rebase`, `restore` | freeze, discard, carry over, put back |
 //!
@@ -17,6 +17,7 @@ mod attr;
 mod data;
 mod dirs;
 mod extents;
+mod habits;
 mod handles;
 mod journal;
 mod lifecycle;
@@ -71,6 +72,7 @@ pub struct Staging {
     state: Mutex<State>,
     /// Frozen versions found in journals at start, for who seals them.
     recovered: Mutex<Vec<Frozen>>,
+    habits: habits::Habits,
     /// Dropped with the rest: that ends the journal's writer.
     _alive: Option<Sender<()>>,
 }
@@ -126,6 +128,7 @@ impl Staging {
             gate: RwLock::new(()),
             state: Mutex::new(state),
             recovered: Mutex::new(recovered),
+            habits: habits::Habits::default(),
             _alive: options.flusher.then_some(alive),
         });
         if options.flusher {

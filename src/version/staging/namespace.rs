@@ -49,7 +49,7 @@ impl Staging {
         let new = Newcomer { kind: FileKind::Regular, mode, umask, rdev: 0, target: None };
         match self.make(&mut state, caller, dir, name, &new) {
             Ok(ino) => {
-                let opened = self.open_in(&mut state, caller, ino, flags)?;
+                let opened = self.open_new(&mut state, caller, ino, flags)?;
                 let attr = self.attr_in(&mut state, ino)?;
                 Ok((attr, opened))
             }

@@ -107,6 +107,8 @@ pub enum OpenMode {
         /// Whether pages that the kernel has of the inode are right.
         keep: bool,
     },
+    /// Past the page cache: a new file whose bytes are likely to be few, and to come in few pieces.
+    Direct,
     /// Reads and writes go to this file without asking.
     Passthrough(Arc<HostFile>),
 }

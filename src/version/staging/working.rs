@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -26,6 +26,8 @@ pub(super) struct FileCell {
     stale: AtomicBool,
     /// An fsync of it failed: what should be durable may be lost.
     poisoned: AtomicBool,
+    /// How many requests brought bytes.
+    pieces: AtomicU32,
 }
 
 /// Where the bytes of an open file are.
@@ -59,7 +61,17 @@ pub(super) struct Host {
 
 impl FileCell {
     pub(super) fn new(ino: Ino) -> Arc<Self> {
-        Arc::new(Self { ino, work: RwLock::new(Work::Stored), stale: AtomicBool::new(false), poisoned: AtomicBool::new(false) })
+        let [stale, poisoned] = std::array::from_fn(|_| AtomicBool::new(false));
+        Arc::new(Self { ino, work: RwLock::new(Work::Stored), stale, poisoned, pieces: AtomicU32::new(0) })
+    }
+
+    /// One more request brought bytes.
+    pub(super) fn count_piece(&self) {
+        self.pieces.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn pieces(&self) -> u32 {
+        self.pieces.load(Ordering::Relaxed)
     }
 
     pub(super) fn check(&self) -> FsResult<()> {
