@@ -32,6 +32,8 @@ pub(super) struct Copies(Mutex<HashMap<ObjectId, Arc<Copy>>>);
 struct Copy {
     of: ObjectId,
     len: u64,
+    /// Whether somebody may write the original meanwhile.
+    written: bool,
     /// What is copied; nothing once it is. Held while the copy is made, so that it is made once.
     original: Mutex<Option<Arc<HostFile>>>,
     made: AtomicBool,
@@ -49,9 +51,9 @@ enum Unreadable {
 }
 
 impl Copy {
-    fn new(of: ObjectId, len: u64, original: Option<Arc<HostFile>>) -> Self {
+    fn new(of: ObjectId, len: u64, original: Option<Arc<HostFile>>, written: bool) -> Self {
         let [made, moot, discarded] = std::array::from_fn(|_| AtomicBool::new(false));
-        Self { of, len, original: Mutex::new(original), made, moot, discarded }
+        Self { of, len, written, original: Mutex::new(original), made, moot, discarded }
     }
 }
 
@@ -74,10 +76,11 @@ impl Copies {
 
 impl Objects {
     /// The object `id` will be a copy of the first `len` bytes of the pending object `of`, whose file this is. It can be read at once.
-    pub fn owe_copy(&self, id: ObjectId, of: ObjectId, original: &Arc<HostFile>, len: u64) {
+    /// `written`: somebody may write the original meanwhile.
+    pub fn owe_copy(&self, id: ObjectId, of: ObjectId, original: &Arc<HostFile>, len: u64, written: bool) {
         self.files.stand_in(id, original);
         self.live.write().insert(id, Live::File { named: false, poisoned: None });
-        let copy = Copy::new(of, len, Some(Arc::clone(original)));
+        let copy = Copy::new(of, len, Some(Arc::clone(original)), written);
         self.copies.0.lock().insert(id, Arc::new(copy));
     }
 
@@ -103,6 +106,13 @@ impl Objects {
         let mut original = copy.original.lock();
         let Some(from) = original.as_ref().filter(|_| !copy.moot.load(Ordering::Acquire)) else { return Ok(()) };
         let name = file_name(id);
+        // A store through a mapping into a page that is written already changes no time, and would be no news after the copy. What is on the
+        // disk the kernel has to make writable anew.
+        if copy.written
+            && let Err(error) = from.sync_data()
+        {
+            self.mark(copy.of, Some(error.raw_os_error().unwrap_or(libc::EIO)));
+        }
         // What a try before this one left.
         let to = self.host.new_file(&name, || Ok(true))?;
         let lost = match self.fill(&copy, from, &to, id, unreadable) {
@@ -141,7 +151,7 @@ impl Objects {
         };
         let len = from.metadata().map_err(failed)?.len();
         let to = self.host.new_file(TAKEN_BACK, || Ok(true))?;
-        let copy = Copy::new(id, len, None);
+        let copy = Copy::new(id, len, None, false);
         if !self.clone_blocks(&from, &to).map_err(failed)? {
             copy_bytes(&copy, &from, &to, id, Unreadable::Fails)?;
         }

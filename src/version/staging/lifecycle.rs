@@ -190,7 +190,8 @@ impl Staging {
     fn detach(&self, state: &mut State, ino: Ino, backing: &Backing) -> FsResult<()> {
         let copy = self.cx.store.ids().object();
         let record = state.record(ino)?;
-        self.cx.store.objects().owe_copy(copy, backing.object, &backing.file, record.size);
+        let written = state.files.get(&ino).is_some_and(|file| file.writers > 0);
+        self.cx.store.objects().owe_copy(copy, backing.object, &backing.file, record.size, written);
         if let Some(open) = &state.open {
             open.journal.owe(copy);
         }
