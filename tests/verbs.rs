@@ -558,6 +558,7 @@ fn the_documents_of_json_md_are_those_printed() {
         version: VersionId(8),
         opened_at: String::new(),
         writers: 1,
+        mapped: 0,
         held_open: false,
         message: None,
     };

@@ -78,6 +78,9 @@ fn open(doc: &StatusDoc, paint: Paint) -> String {
     let Some(open) = &doc.open else { return "none".to_owned() };
     let mut line =
         format!("{} opened {}, {} files open for writing", paint.paint(Colour::Yellow, open.version), age(&open.opened_at), open.writers);
+    if open.mapped > 0 {
+        line.push_str(&format!(" ({} of them closed, but still mapped)", open.mapped));
+    }
     if open.held_open {
         line.push_str(", held until commit or abort");
     }
@@ -107,6 +110,7 @@ mod tests {
                 version: VersionId(6),
                 opened_at: "2020-01-01T00:00:00Z".to_owned(),
                 writers: 2,
+                mapped: 1,
                 held_open: true,
                 message: Some("x".to_owned()),
             }),
@@ -137,7 +141,7 @@ mod tests {
             "mount: /m (daemon 7, cached files)",
             "production: t3",
             "newest: valid t4, sealed t5",
-            "open: t6 opened 2020-01-01, 2 files open for writing, held until commit or abort: x",
+            "open: t6 opened 2020-01-01, 2 files open for writing (1 of them closed, but still mapped), held until commit or abort: x",
             "running: rows on t5, attempt 2, for 1.2 s",
             "flagged: t4 for promotion",
             "held back: 3% free",

@@ -336,6 +336,9 @@ pub struct OpenDoc {
     pub opened_at: String,
     /// Files open for writing.
     pub writers: u64,
+    /// Those of them that were closed but are still mapped.
+    #[serde(default)]
+    pub mapped: u64,
     /// Between `begin` and `commit`.
     pub held_open: bool,
     /// Its message.

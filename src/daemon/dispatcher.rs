@@ -188,7 +188,7 @@ impl Dispatcher {
                 self.take_fresh(None);
                 self.fresh = Some((self.clock.instant() + OPENING, Todo::Opened { version, at, writer }));
             }
-            StagingEvent::Quiet => {}
+            StagingEvent::Quiet | StagingEvent::Mapped => {}
             StagingEvent::Failed { what } => self.warn("staging".to_owned(), what),
         }
     }

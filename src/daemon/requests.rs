@@ -154,6 +154,7 @@ impl Dispatcher {
             version: record.version,
             opened_at: record.opened_at.to_string(),
             writers: activity.writers,
+            mapped: activity.mapped,
             held_open: self.hold.is_some(),
             message: record.message.clone().or_else(|| self.hold.as_ref().and_then(|hold| hold.message.clone())),
         });

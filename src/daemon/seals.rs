@@ -55,12 +55,19 @@ impl Dispatcher {
         Ok(self.write(decision)?)
     }
 
-    /// Seals what has settled, or what a `commit` asks for.
+    /// Seals what has settled, or what a `commit` asks for. Files that were mapped when they were closed are looked at before.
     pub(super) fn settle(&mut self) {
         self.settle_at = None;
         if self.sealing.is_some() || !self.todo.is_empty() || self.stopping.is_some() {
             return;
         }
+        // Who commits waits for what can be had at once.
+        let look_at = self.staging.let_go_of_unmapped(!self.commits.is_empty());
+        self.settle_open();
+        self.settle_at = [self.settle_at, look_at].into_iter().flatten().min();
+    }
+
+    fn settle_open(&mut self) {
         let activity = self.staging.activity();
         // Nothing is sealed before it is told that it is open: the message is on its way, and brings us here again.
         if activity.version.is_some_and(|version| self.history.get(version).is_none()) {

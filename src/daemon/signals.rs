@@ -11,9 +11,12 @@ fn ours() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
 
-/// Blocks them for this thread and those that it starts. Children would inherit that: see `sys::with_all_signals`.
+/// Blocks them for this thread and those that it starts, and SIGIO with them, which would end the process: whoever opens a host file while
+/// a lease is asked for (`sys::lease`) has it sent. Children would inherit that: see `sys::with_all_signals`.
 pub(super) fn block() -> io::Result<()> {
-    Ok(ours().thread_block()?)
+    let mut blocked = ours();
+    blocked.add(Signal::SIGIO);
+    Ok(blocked.thread_block()?)
 }
 
 /// Starts the thread that waits for them. It ends with the process.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -48,7 +49,9 @@ impl Backings {
                 Arc::clone(&known.get().0)
             }
             Entry::Vacant(new) => {
-                let id = Arc::new(register(file)?);
+                // Its mode is of no account to the kernel. Read only, it does not look like somebody who writes the file.
+                let reader = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+                let id = Arc::new(register(reader.as_ref().unwrap_or(file))?);
                 new.insert((Arc::clone(&id), 1));
                 id
             }

@@ -323,8 +323,9 @@ impl Filesystem for StagingSession {
         let (staging, backings, handle) = (Arc::clone(&self.staging), Arc::clone(&self.opener.backings), Handle(fh.0));
         // No program waits for the answer.
         self.attendance.later(move || {
-            staging.release(handle);
+            // In this order: staging asks who else has the host file.
             backings.release(handle);
+            staging.release(handle);
             reply.ok();
         });
     }

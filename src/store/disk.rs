@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -159,6 +159,13 @@ impl HostFile {
     /// The number that a test's disk knows it by.
     pub(super) fn number(&self) -> Option<FileNumber> {
         self.disk.as_ref().map(|(_, number)| *number)
+    }
+
+    /// The same file, opened anew for reading, and for writing as well or not.
+    pub(super) fn reopened(&self, writable: bool) -> io::Result<Self> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let file = File::options().read(true).write(writable).open(path)?;
+        Ok(Self { file, disk: self.disk.clone(), reserve: self.reserve.clone() })
     }
 
     /// The same open file once more.

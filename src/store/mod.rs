@@ -42,7 +42,7 @@ pub use error::{Result, StoreError};
 pub use journal::{Journal, JournalRecord};
 pub use log::{Log, LogPlace};
 use nix::fcntl::OFlag;
-pub use objects::{Loss, Objects, SealObject, is_lost};
+pub use objects::{Loss, Objects, SealObject, SteppedBack, is_lost};
 
 use self::host::HostDir;
 use crate::ids::VersionId;

@@ -9,7 +9,14 @@ use std::os::fd::AsRawFd;
 /// fcntl(2), F_SETLEASE: a read lease is refused while the file is open for writing.
 #[must_use]
 pub fn may_be_written(file: &File) -> bool {
-    !takes(file, libc::F_RDLCK)
+    takes(file, libc::F_RDLCK) != Ok(())
+}
+
+/// Whether somebody certainly has the file open for writing: by a descriptor, or by a mapping of what was open for writing, which in a FUSE
+/// mount's passthrough outlives the close. `file` is open for reading only. Where the host has no leases the answer is no.
+#[must_use]
+pub fn is_open_for_writing(file: &File) -> bool {
+    takes(file, libc::F_RDLCK) == Err(libc::EAGAIN)
 }
 
 /// Whether nobody but `file` itself, which is open for writing, has the file open: not by another descriptor, and not by a mapping, which in
@@ -18,18 +25,23 @@ pub fn may_be_written(file: &File) -> bool {
 /// fcntl(2), F_SETLEASE: a write lease is refused while the file is open elsewhere.
 #[must_use]
 pub fn is_alone(file: &File) -> bool {
-    takes(file, libc::F_WRLCK)
+    takes(file, libc::F_WRLCK) == Ok(())
 }
 
-fn takes(file: &File, kind: libc::c_int) -> bool {
+/// Whoever opens the file at that moment in a way that the lease is against waits until it is given back, and the process gets SIGIO, which
+/// the daemon blocks.
+fn takes(file: &File, kind: libc::c_int) -> Result<(), i32> {
     let lease = |kind: libc::c_int| {
         // SAFETY: F_SETLEASE takes an int by value; the descriptor is open as long as the borrow lives.
-        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) == 0 }
+        match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL)),
+        }
     };
-    let taken = lease(kind);
+    lease(kind)?;
     // It was there to ask only. A lease that stayed would go with the descriptor.
-    let _ = taken && lease(libc::F_UNLCK);
-    taken
+    let _ = lease(libc::F_UNLCK);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -43,13 +55,19 @@ mod tests {
         let path = dir.path().join("f");
         let writer = File::create_new(&path).unwrap();
         let reader = File::open(&path).unwrap();
-        assert!(may_be_written(&reader));
+        assert!(may_be_written(&reader) && is_open_for_writing(&reader));
         drop(writer);
         let _another = File::open(&path).unwrap();
-        assert!(!may_be_written(&reader));
+        assert!(!may_be_written(&reader) && !is_open_for_writing(&reader));
         assert!(!may_be_written(&reader), "the question leaves nothing behind");
         let _writer = File::options().append(true).open(&path).unwrap();
-        assert!(may_be_written(&reader));
+        assert!(may_be_written(&reader) && is_open_for_writing(&reader));
+    }
+
+    #[test]
+    fn where_there_are_no_leases_nothing_is_certain() {
+        let directory = File::open("/").unwrap();
+        assert!(may_be_written(&directory) && !is_open_for_writing(&directory) && !is_alone(&directory));
     }
 
     #[test]

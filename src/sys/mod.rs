@@ -19,5 +19,5 @@ pub use child::with_all_signals;
 pub use daemon::{Daemonized, Ready, daemonize};
 pub use heap::few_heaps;
 pub use inherit::close_inherited;
-pub use lease::{is_alone, may_be_written};
+pub use lease::{is_alone, is_open_for_writing, may_be_written};
 pub use reflink::reflink;

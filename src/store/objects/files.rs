@@ -34,6 +34,8 @@ pub(super) struct Files {
     open: Mutex<LruCache<FileKey, Arc<HostFile>>>,
     /// Pending objects whose files have no name: nothing but this descriptor leads to them.
     unnamed: Mutex<HashMap<ObjectId, Arc<HostFile>>>,
+    /// Pending objects whose files are open here for reading only: what makes whoever has them open for writing somebody else.
+    readers: Mutex<HashMap<ObjectId, Arc<HostFile>>>,
     /// Pending objects that have no file yet, and the files that they are read from meanwhile.
     stand_ins: Mutex<HashMap<ObjectId, Arc<HostFile>>>,
 }
@@ -44,6 +46,7 @@ impl Files {
             host,
             open: Mutex::new(LruCache::new(open_files::share(OPEN_FILES))),
             unnamed: Mutex::default(),
+            readers: Mutex::default(),
             stand_ins: Mutex::default(),
         }
     }
@@ -54,7 +57,7 @@ impl Files {
             return Ok(Some(Arc::clone(file)));
         }
         if let FileKey::Pending(id) = key
-            && let Some(file) = self.unnamed(id).or_else(|| self.stand_ins.lock().get(&id).cloned())
+            && let Some(file) = self.unnamed(id).or_else(|| self.reader(id)).or_else(|| self.stand_ins.lock().get(&id).cloned())
         {
             return Ok(Some(file));
         }
@@ -87,6 +90,37 @@ impl Files {
     /// Lets go of a file that has no name: because it has one now, or because it is not needed.
     pub(super) fn take_unnamed(&self, id: ObjectId) -> Option<Arc<HostFile>> {
         self.unnamed.lock().remove(&id)
+    }
+
+    /// The file of a pending object that is open for reading only.
+    pub(super) fn reader(&self, id: ObjectId) -> Option<Arc<HostFile>> {
+        self.readers.lock().get(&id).cloned()
+    }
+
+    /// From now on the file is open here for reading only, by `reader`. What was open before comes back, to be closed.
+    pub(super) fn keep_reader(&self, id: ObjectId, reader: &Arc<HostFile>) -> [Option<Arc<HostFile>>; 2] {
+        self.readers.lock().insert(id, Arc::clone(reader));
+        let unnamed = self.unnamed.lock().get_mut(&id).map(|file| std::mem::replace(file, Arc::clone(reader)));
+        [unnamed, self.forget_writer(id)]
+    }
+
+    pub(super) fn forget_writer(&self, id: ObjectId) -> Option<Arc<HostFile>> {
+        self.open.lock().pop(&FileKey::Pending(id))
+    }
+
+    /// From now on it is open for writing, by `writer`.
+    pub(super) fn keep_writer(&self, id: ObjectId, writer: &Arc<HostFile>) {
+        let unnamed = self.unnamed.lock().get_mut(&id).map(|file| std::mem::replace(file, Arc::clone(writer)));
+        if unnamed.is_none() {
+            self.remember(FileKey::Pending(id), writer);
+        }
+        self.forget_reader(id);
+    }
+
+    /// From now on it is opened as others are.
+    pub(super) fn forget_reader(&self, id: ObjectId) {
+        let gone = self.readers.lock().remove(&id);
+        drop(gone);
     }
 
     /// The pending object has no file yet: it is read from this one.

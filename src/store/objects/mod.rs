@@ -93,6 +93,15 @@ enum Source {
     Sealed(Place),
 }
 
+/// A file that is open for reading only from now on.
+#[derive(Debug)]
+pub struct SteppedBack {
+    /// The file.
+    pub reader: Arc<HostFile>,
+    /// What was open before, to be closed with no lock held.
+    pub before: [Option<Arc<HostFile>>; 2],
+}
+
 impl Objects {
     pub(super) fn new(host: Arc<HostDir>, catalog: Arc<Catalog>) -> Self {
         let files = Files::new(Arc::clone(&host));
@@ -177,6 +186,39 @@ impl Objects {
         self.files.open(FileKey::Sealed(id))?.ok_or_else(|| missing(id))
     }
 
+    /// Opens the file of a pending object, which is `file`, anew for reading only. Once what was open before is closed, who has the file
+    /// open for writing is somebody else (`sys::is_open_for_writing`).
+    pub fn step_back(&self, id: ObjectId, file: &HostFile) -> Result<SteppedBack> {
+        let reader = file.reopened(false).map_err(|error| StoreError::io(format!("open {} for reading", file_name(id)), error))?;
+        let reader = Arc::new(reader);
+        let before = self.files.keep_reader(id, &reader);
+        Ok(SteppedBack { reader, before })
+    }
+
+    /// Takes that back: the file of the pending object, open for writing again. `None` if that was never given up.
+    pub fn step_forward(&self, id: ObjectId) -> Result<Option<Arc<HostFile>>> {
+        let Some(reader) = self.files.reader(id) else { return Ok(None) };
+        let writer = reader.reopened(true).map_err(|error| StoreError::io(format!("open {} for writing", file_name(id)), error))?;
+        let writer = Arc::new(writer);
+        self.files.keep_writer(id, &writer);
+        Ok(Some(writer))
+    }
+
+    /// What somebody has opened for writing since `step_back`, to be closed.
+    pub fn forget_writer(&self, id: ObjectId) -> Option<Arc<HostFile>> {
+        self.files.forget_writer(id)
+    }
+
+    /// Ends that: the file is opened as others are, when it is needed.
+    pub fn stop_stepping_back(&self, id: ObjectId) -> Result<()> {
+        // Nothing else leads to what has no name.
+        if self.is_unnamed(id) {
+            return self.step_forward(id).map(drop);
+        }
+        self.files.forget_reader(id);
+        Ok(())
+    }
+
     /// Keeps the bytes of an object in memory until it is sealed; again: replaces them.
     pub fn hold(&self, id: ObjectId, bytes: Arc<[u8]>) {
         self.live.write().insert(id, Live::Held(bytes));
@@ -202,6 +244,15 @@ impl Objects {
     /// Removes the file (or the held bytes) of an object that was never sealed. Whoever has it open keeps it. A file that can't be
     /// removed is a leftover that costs space and no more, so that is logged, not returned.
     pub fn discard(&self, id: ObjectId) {
+        self.discard_as(id, false);
+    }
+
+    /// The same for an object whose file nobody else has open, which is known.
+    pub fn discard_alone(&self, id: ObjectId) {
+        self.discard_as(id, true);
+    }
+
+    fn discard_as(&self, id: ObjectId, alone: bool) {
         if self.copies.keep(id) || self.forgive_copy(id) {
             return;
         }
@@ -209,8 +260,9 @@ impl Objects {
             Ok(Some(Source::Held(_))) => self.unhold(id),
             Ok(Some(Source::Pending)) => {
                 self.live.write().remove(&id);
+                self.files.forget_reader(id);
                 if let Some(file) = self.files.take_unnamed(id) {
-                    return self.spare(file);
+                    return self.spare(file, alone);
                 }
                 self.files.forget(FileKey::Pending(id));
                 if let Err(error) = self.host.remove(&file_name(id)) {

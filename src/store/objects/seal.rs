@@ -191,6 +191,7 @@ impl Objects {
             let was = self.live.write().remove(id);
             let Some(Live::File { .. }) = was else { continue };
             self.files.forget(FileKey::Pending(*id));
+            self.files.forget_reader(*id);
             if !matches!(record.location, Location::File)
                 && let Err(error) = self.host.remove(&file_name(*id))
             {

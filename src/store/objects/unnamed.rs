@@ -49,16 +49,19 @@ impl Objects {
         let _naming = self.naming.lock();
         let Some(file) = self.files.unnamed(id) else { return Ok(()) };
         self.host.name_file(&file, &file_name(id), || Ok(self.catalog.object(id)?.is_none()))?;
-        self.files.remember(FileKey::Pending(id), &file);
+        if self.files.reader(id).is_none() {
+            self.files.remember(FileKey::Pending(id), &file);
+        }
         self.files.take_unnamed(id);
         Ok(())
     }
 
-    /// Empties a file that nobody has open for its next use. What can't be emptied is closed.
-    pub(super) fn spare(&self, file: Arc<HostFile>) {
+    /// Empties a file that nobody has open for its next use (`alone`: as is known already). What can't be emptied is closed.
+    pub(super) fn spare(&self, file: Arc<HostFile>, alone: bool) {
         let Ok(file) = Arc::try_unwrap(file) else { return };
-        // A mapping that outlives its file must find its bytes.
-        if self.spare.lock().len() >= SPARE || !crate::sys::is_alone(file.host()) || file.set_len(0).is_err() {
+        // A mapping that outlives its file must find its bytes, and so must a handle that has gone stale.
+        let alone = || alone || crate::sys::is_alone(file.host());
+        if self.spare.lock().len() >= SPARE || !alone() || file.set_len(0).is_err() {
             return;
         }
         // After a cut to nothing ext4 takes the next close for a replacement of the file and writes its bytes to the disk at once

@@ -137,7 +137,7 @@ impl Staging {
         if matches!(work, Work::Stored) {
             let backing = state.files.get(&ino).and_then(|file| file.backing.clone());
             let own = match (backing, &record.content) {
-                (Some(backing), _) => Some((backing.object, backing.file)),
+                (Some(backing), _) => Some((backing.object, self.step_forward(&mut state, ino)?)),
                 (None, Content::Object(object)) if state.pending(ino, *object) == Some(Pending::File) => {
                     drop(state);
                     Some((*object, self.host_file(*object)?))

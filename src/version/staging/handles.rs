@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use super::mapped::Others;
 use super::privileges::CAPABILITY;
 use super::state::{Pending, State};
 use super::types::{Caller, Handle, NodeRef, OpenMode, Opened, StagingEvent};
@@ -14,6 +15,9 @@ use crate::store::HostFile;
 use crate::tree::Tree;
 use crate::tree::key::{Content, FileKind, InodeRecord, Key};
 use crate::version::error::{FsError, FsResult};
+
+/// A handle can't go yet: a mapping may still write its file.
+struct StillMapped;
 
 /// What a handle leads to.
 #[derive(Debug)]
@@ -36,8 +40,6 @@ pub(super) struct FileSlot {
     how: How,
     /// Who made the file with this handle.
     maker: Option<u32>,
-    /// What the kernel writes to itself. While a handle has it, even one that is stale, nobody else may get the file.
-    _through: Option<Arc<HostFile>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +68,9 @@ pub(super) struct OpenFile {
 pub(super) struct Backing {
     pub(super) object: ObjectId,
     pub(super) file: Arc<HostFile>,
-    handles: u32,
+    /// Whether we have it open for reading only, because nobody has it open for writing but a mapping, if that (`mapped`).
+    pub(super) reading: bool,
+    pub(super) handles: u32,
     /// The copy of it that the last frozen version has, if nobody was writing then: nobody may before it is made.
     copy: Option<ObjectId>,
     /// What its attributes were when they were last looked at.
@@ -195,8 +199,7 @@ impl Staging {
             file.writer = *caller;
         }
         let cell = Arc::clone(&file.cell);
-        let through = if let OpenMode::Passthrough(file) = &mode { Some(Arc::clone(file)) } else { None };
-        let slot = FileSlot { cell, read, write, append: flags & libc::O_APPEND != 0, how, maker: None, _through: through };
+        let slot = FileSlot { cell, read, write, append: flags & libc::O_APPEND != 0, how, maker: None };
         state.writers += u64::from(write);
         Opened { handle: state.add_handle(Slot::File(slot)), mode }
     }
@@ -207,7 +210,8 @@ impl Staging {
         let privileged = write && (record.perm & 0o6000 != 0 || state.tree_of(ino).get(&Key::xattr(ino, CAPABILITY))?.is_some());
         let (cached, backing) = state.files.get(&ino).map_or((0, None), |file| (file.cached, file.backing.as_ref()));
         if let Some(backing) = backing {
-            return Ok(OpenMode::Passthrough(Arc::clone(&backing.file)));
+            let file = if write { self.step_forward(state, ino)? } else { Arc::clone(&backing.file) };
+            return Ok(OpenMode::Passthrough(file));
         }
         let own = match record.content {
             Content::Object(object) => (state.pending(ino, object) == Some(Pending::File)).then_some(object),
@@ -273,7 +277,7 @@ impl Staging {
         Ok(())
     }
 
-    /// The last close(2) or munmap(2).
+    /// The last close(2), and where the kernel does not write by itself also the last munmap(2).
     pub fn release(&self, handle: Handle) {
         let _gate = self.gate.read();
         self.close(handle);
@@ -285,12 +289,25 @@ impl Staging {
             Some(Slot::File(slot)) => slot,
             _ => return,
         };
-        let unowned = self.let_go(slot.cell.ino, Some(&slot));
-        self.learn(&slot);
-        // Without the handle, so that nobody has the file any more.
-        drop(slot);
-        if let Some(object) = unowned {
-            self.cx.store.objects().discard(object);
+        if self.part(&slot) {
+            self.learn(&slot);
+        } else {
+            self.keep_mapped(slot);
+        }
+    }
+
+    /// Ends the use of a file by a handle. `false`: it does not end, because a mapping may still write the file.
+    pub(super) fn part(&self, slot: &FileSlot) -> bool {
+        match self.let_go(slot.cell.ino, Some(slot)) {
+            Ok(unowned) => {
+                match unowned {
+                    Some((object, true)) => self.cx.store.objects().discard_alone(object),
+                    Some((object, false)) => self.cx.store.objects().discard(object),
+                    None => {}
+                }
+                true
+            }
+            Err(StillMapped) => false,
         }
     }
 
@@ -303,8 +320,8 @@ impl Staging {
     }
 
     /// Ends a use of a file: by a handle, or by an operation that had none. The caller holds the gate. What comes back is an object that
-    /// nothing names any more.
-    fn let_go(&self, ino: Ino, slot: Option<&FileSlot>) -> Option<ObjectId> {
+    /// nothing names any more, and whether nobody else has its file.
+    fn let_go(&self, ino: Ino, slot: Option<&FileSlot>) -> Result<Option<(ObjectId, bool)>, StillMapped> {
         let through = slot.filter(|slot| slot.how == How::Passthrough);
         // Before the namespace's lock, as everywhere.
         let mut work = through.map(|slot| slot.cell.work.write());
@@ -317,6 +334,10 @@ impl Staging {
         let current = |file: &OpenFile| slot.is_none_or(|slot| Arc::ptr_eq(&file.cell, &slot.cell));
         // A stale handle was taken out of the count when it became so.
         let writes = slot.is_some_and(|slot| slot.write && !slot.cell.is_stale());
+        let others = through.filter(|_| writes).map_or(Others::Known, |slot| state.others(slot));
+        if others == Others::Unknown {
+            return Err(StillMapped);
+        }
         state.writers -= u64::from(writes);
         let quiet = writes && state.writers == 0 && state.open.is_some();
         let (mut settle, mut ended) = (None, None);
@@ -336,7 +357,7 @@ impl Staging {
             }
         }
         let unowned = match (ended, &mut work) {
-            (Some(backing), Some(work)) => self.end_backing(&mut state, work, ino, backing),
+            (Some(backing), Some(work)) => self.end_backing(&mut state, work, ino, backing, others),
             _ => None,
         };
         drop(state);
@@ -359,7 +380,7 @@ impl Staging {
                 state.outbox.push(StagingEvent::Quiet);
             }
         }
-        unowned
+        Ok(unowned)
     }
 }
 
@@ -390,7 +411,7 @@ impl State {
     pub(super) fn back(&mut self, ino: Ino, object: ObjectId, file: &Arc<HostFile>) -> FsResult<()> {
         let seen = Seen::of(file)?;
         let open = self.files.entry(ino).or_insert_with(|| OpenFile::new(ino));
-        open.backing = Some(Backing { object, file: Arc::clone(file), handles: 0, copy: None, seen });
+        open.backing = Some(Backing { object, file: Arc::clone(file), reading: false, handles: 0, copy: None, seen });
         Ok(())
     }
 

@@ -35,6 +35,7 @@ impl Staging {
             opened_at: state.open.as_ref().map(|open| open.opened_at),
             opened: state.open.as_ref().map(|open| open.opened),
             writers: state.writers,
+            mapped: state.mapped.len() as u64,
             last_change: state.last_change,
             dirty: state.open.is_some(),
         }
@@ -174,7 +175,10 @@ impl Staging {
                 }
                 (_, Some(backing)) if state.pending(ino, backing.object).is_some() => {
                     self.detach(state, ino, &backing)?;
-                    *work = Work::Host(Host { object: backing.object, file: backing.file, whole: true });
+                    *work = match backing.reading {
+                        true => Work::Stored,
+                        false => Work::Host(Host { object: backing.object, file: backing.file, whole: true }),
+                    };
                 }
                 // Still apart from the sealed version that got a copy earlier.
                 (_, Some(_)) => {}

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `state` | the namespace behind one lock, and the edits that everything goes through |
 //! | `namespace`, `rename`, `attr`, `xattr`, `dirs`, `privileges` | operations on it |
-//! | `handles`, `habits`, `data`, `truncate`, `working`, `extents`, `share` | open files and their bytes |
+//! | `handles`, `habits`, `mapped`, `data`, `truncate`, `working`, `extents`, `share` | open files and their bytes |
 //! | `journal`, `replay` | what makes the open version survive |
 //! | `lifecycle`, `rebase`, `restore` | freeze, discard, carry over, put back |
 //!
@@ -21,6 +21,7 @@ mod habits;
 mod handles;
 mod journal;
 mod lifecycle;
+mod mapped;
 mod namespace;
 mod privileges;
 mod rebase;
@@ -116,6 +117,8 @@ impl Staging {
             frozen: Vec::new(),
             pages_old: HashSet::new(),
             writers: 0,
+            mapped: Vec::new(),
+            look_at: None,
             quiet_wanted: true,
             last_change: cx.clock.instant(),
             outbox: Vec::new(),

@@ -178,6 +178,7 @@ impl State {
         self.pages_old.remove(&ino);
         let Some(file) = self.files.remove(&ino) else { return };
         file.cell.make_stale();
+        self.forget_mapped(&file);
         self.writers -= u64::from(file.writers);
         if let Some(backing) = &file.backing
             && self.pending(ino, backing.object).is_none()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Staging;
 use super::handles::Backing;
+use super::mapped::Others;
 use super::state::State;
 use super::working::{Work, data_len, keep_reserve};
 use crate::ids::{Ino, ObjectId};
@@ -50,25 +51,31 @@ impl Staging {
     }
 
     /// The last passthrough handle is gone: the bytes of a version stay its own, in memory if they are few. What comes back is the object
-    /// that is of no use any more: because no version took it, or because its bytes have moved.
+    /// that is of no use any more, because no version took it or because its bytes have moved, and whether nobody else has its file.
     pub(super) fn end_backing(
         &self,
         state: &mut State,
         work: &mut impl DerefMut<Target = Work>,
         ino: Ino,
         backing: Backing,
-    ) -> Option<ObjectId> {
+        others: Others,
+    ) -> Option<(ObjectId, bool)> {
         let object = backing.object;
         if state.pending(ino, object).is_none() {
             **work = Work::Stored;
-            return Some(object);
+            return Some((object, others == Others::None));
         }
-        match self.move_to_memory(state, ino, &backing) {
+        match self.move_to_memory(state, ino, &backing, others) {
             Ok(true) => {
                 **work = Work::Stored;
-                Some(object)
+                Some((object, true))
             }
             Ok(false) => {
+                if backing.reading
+                    && let Err(error) = self.cx.store.objects().stop_stepping_back(object)
+                {
+                    tracing::warn!(%error, %ino, "a file stays open for reading only until somebody writes it");
+                }
                 // Without a name it would stay open until the journal gives it one.
                 if open_files::are_many(backing.file.host())
                     && let Err(error) = self.cx.store.objects().name(object)
@@ -85,15 +92,16 @@ impl Staging {
     }
 
     /// A file that has a name may have been promised to last under it, so it stays where it is.
-    fn move_to_memory(&self, state: &mut State, ino: Ino, backing: &Backing) -> FsResult<bool> {
+    fn move_to_memory(&self, state: &mut State, ino: Ino, backing: &Backing, others: Others) -> FsResult<bool> {
         let objects = self.cx.store.objects();
         let record = state.record(ino)?;
         let small = record.size <= self.cx.options.small_file && record.content == Content::Object(backing.object);
         if !small || !self.cx.memory_left() || state.orphans.contains_key(&ino) || !objects.is_unnamed(backing.object) {
             return Ok(false);
         }
-        // In passthrough a mapping outlives its file's close, and the kernel says nothing of it: what is mapped stays where it is.
-        if !crate::sys::is_alone(backing.file.host()) {
+        // In passthrough a mapping outlives its file's close, and the kernel says nothing of it: what is mapped, if only for reading, stays
+        // where it is.
+        if others != Others::None && !crate::sys::is_alone(backing.file.host()) {
             return Ok(false);
         }
         let mut bytes = vec![0; usize::try_from(record.size).unwrap_or(0)];

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::handles::{OpenFile, Slot};
+use super::mapped::Mapped;
 use super::types::{Caller, Handle, NodeRef, StagingEvent};
 use super::version_journal::VersionJournal;
 use crate::clock::Timestamp;
@@ -54,6 +55,9 @@ pub(super) struct State {
     /// Inodes whose pages in the kernel may be older than the file: it was open in passthrough since.
     pub(super) pages_old: HashSet<Ino>,
     pub(super) writers: u64,
+    /// Handles that were released and still count, and when their turn is to be asked about.
+    pub(super) mapped: Vec<Mapped>,
+    pub(super) look_at: Option<Instant>,
     pub(super) last_change: Instant,
     /// Whether someone has seen writers at work and wants to know when the last of them closes. Who saw none has a timer running.
     pub(super) quiet_wanted: bool,

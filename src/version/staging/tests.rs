@@ -6,6 +6,7 @@ mod content;
 mod copies;
 mod durability;
 mod lifecycle;
+mod mapped;
 mod names;
 mod rules;
 mod threads;

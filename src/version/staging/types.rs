@@ -233,6 +233,8 @@ pub struct Activity {
     pub opened: Option<Instant>,
     /// Handles open for writing.
     pub writers: u64,
+    /// Those of them that were closed while a mapping may still write the file.
+    pub mapped: u64,
     /// When something last changed (`Clock::instant`).
     pub last_change: Instant,
     /// Whether a version is open, so something may have changed.
@@ -255,6 +257,8 @@ pub enum StagingEvent {
     },
     /// The last handle open for writing went, and a version is open.
     Quiet,
+    /// A file was closed while a mapping may still write it: `Staging::let_go_of_unmapped` says when it does not.
+    Mapped,
     /// A background write or an fsync failed: for `status`.
     Failed {
         /// What, in one line.

@@ -273,9 +273,14 @@ impl Staging {
         Ok(file)
     }
 
+    /// The host file of a pending object, open for writing.
     pub(super) fn host_file(&self, object: ObjectId) -> FsResult<Arc<HostFile>> {
         let gone = || StoreError::Damaged { what: format!("object {object} has lost its file") };
-        Ok(self.cx.store.objects().open_file(object)?.ok_or_else(gone)?)
+        let objects = self.cx.store.objects();
+        match objects.step_forward(object)? {
+            Some(file) => Ok(file),
+            None => Ok(objects.open_file(object)?.ok_or_else(gone)?),
+        }
     }
 
     /// Gives the bytes of a small file that nobody writes any more to the store.
