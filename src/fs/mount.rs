@@ -32,6 +32,9 @@ use crate::version::staging::{Invalidation, Staging};
 /// The directory below the mount point that staging is mounted on.
 const STAGING: &str = "staging";
 
+/// How far the kernel reads ahead, in KiB: as many requests of the largest size as keep a disk busy while one is being copied.
+const READ_AHEAD: u32 = 4096;
+
 /// How long a session may take to end after it was unmounted.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -124,7 +127,7 @@ pub fn mount(
     let served = Served { staging, store, options, counters: Default::default(), known: Arc::default(), ended: ended_sender, clock };
     let (up_views, up_staging) = served.mount_all(&views)?;
     for up in [Some(&up_views), up_staging.as_ref()].into_iter().flatten() {
-        sys_mount::set_read_ahead(&up.mounted, 1024);
+        sys_mount::set_read_ahead(&up.mounted, READ_AHEAD);
     }
     let (to_views, to_staging) = (up_views.session.notifier(), up_staging.as_ref().unwrap_or(&up_views).session.notifier());
     let nodes = served.nodes();
