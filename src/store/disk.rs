@@ -105,7 +105,16 @@ pub enum DiskOp<'a> {
         /// Whether the file's length stays as it is.
         keep_size: bool,
     },
-    /// A file gets all blocks of another, or a range of another's bytes, without their passing through the process.
+    /// An empty file gets all blocks of another, which both share from then on.
+    Clone {
+        /// The file that gets them.
+        to: FileNumber,
+        /// The same, open for writing.
+        host: &'a File,
+        /// The file whose they are, open for reading.
+        from: &'a File,
+    },
+    /// A file gets a range of another's bytes without their passing through the process.
     Share {
         /// The file that gets them.
         to: FileNumber,
@@ -269,6 +278,15 @@ impl HostFile {
         let punch = flags.contains(FallocateFlags::FALLOC_FL_PUNCH_HOLE);
         let keep_size = flags.contains(FallocateFlags::FALLOC_FL_KEEP_SIZE);
         self.run(|file| DiskOp::Allocate { file, offset, len, punch, keep_size }, || Ok(fallocate(&self.file, flags, at, count)?))
+    }
+
+    /// Lets this file, which is empty, share all blocks of another: `sys::reflink`.
+    pub fn clone_from(&self, from: &File) -> io::Result<()> {
+        let clone = || crate::sys::reflink(from, &self.file);
+        match &self.disk {
+            None => clone(),
+            Some((disk, to)) => disk.around(&DiskOp::Clone { to: *to, host: &self.file, from }, &mut |_| clone().map(|()| 0)).map(drop),
+        }
     }
 
     /// Takes bytes over from another file without reading them: `share` is the system call that does it.

@@ -20,4 +20,4 @@ pub use daemon::{Daemonized, Ready, daemonize};
 pub use heap::few_heaps;
 pub use inherit::close_inherited;
 pub use lease::{is_alone, is_open_for_writing, may_be_written};
-pub use reflink::reflink;
+pub use reflink::{Run, each_run, has_few_extents, reflink};

@@ -8,7 +8,9 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -123,6 +125,8 @@ struct State {
     /// Files whose bytes could not be written behind somebody's syncfs: their own next sync says so.
     unwritable: BTreeSet<FileNumber>,
     dice: Dice,
+    /// Whether files can share blocks.
+    clones: bool,
 }
 
 /// The disk. Share it as `Arc<SimulatedDisk>`.
@@ -156,12 +160,18 @@ impl SimulatedDisk {
             refused: None,
             unwritable: BTreeSet::new(),
             dice: Dice::new(7),
+            clones: false,
         };
         Self { state: Mutex::new(state), start }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Files can share blocks from now on, or not.
+    pub fn can_clone(&self, clones: bool) {
+        self.lock().clones = clones;
     }
 
     /// How many operations that matter for a crash were made.
@@ -215,7 +225,7 @@ impl State {
                     DiskOp::Write { data, .. } if data.len() > SECTOR && self.dice.chance(30) => Ok(data.len() / 2),
                     DiskOp::Open { name, create: true } if !self.names.contains_key(*name) => full(),
                     DiskOp::OpenUnnamed { .. } | DiskOp::Link { .. } => full(),
-                    DiskOp::Write { .. } | DiskOp::MakeDir { .. } | DiskOp::Allocate { punch: false, .. } => full(),
+                    DiskOp::Write { .. } | DiskOp::Clone { .. } | DiskOp::MakeDir { .. } | DiskOp::Allocate { punch: false, .. } => full(),
                     _ => Ok(usize::MAX),
                 }
             }
@@ -248,7 +258,7 @@ fn sort_of(op: &DiskOp<'_>) -> Sort {
         DiskOp::List { .. } => Sort::List,
         DiskOp::Stat { .. } => Sort::Stat,
         DiskOp::Read { .. } => Sort::Read,
-        DiskOp::Write { .. } | DiskOp::SetLen { .. } | DiskOp::Allocate { .. } | DiskOp::Share { .. } => Sort::Write,
+        DiskOp::Write { .. } | DiskOp::SetLen { .. } | DiskOp::Allocate { .. } | DiskOp::Clone { .. } | DiskOp::Share { .. } => Sort::Write,
         DiskOp::SyncFile { .. } | DiskOp::SyncDir { .. } | DiskOp::SyncAll => Sort::Sync,
     }
 }
@@ -277,8 +287,10 @@ impl Disk for SimulatedDisk {
         {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        if matches!(op, DiskOp::Share { .. }) {
-            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        match *op {
+            DiskOp::Clone { to, host, from } if state.clones => return state.clone_file(to, host, from),
+            DiskOp::Clone { .. } | DiskOp::Share { .. } => return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+            _ => {}
         }
         let ran = run(most)?;
         if let Some(what) = synced {
@@ -291,6 +303,15 @@ impl Disk for SimulatedDisk {
 }
 
 impl State {
+    /// Bytes are copied, whatever the host can: a crash leaves of a clone what it leaves of a write.
+    fn clone_file(&mut self, to: FileNumber, host: &File, from: &File) -> io::Result<usize> {
+        let mut data = vec![0; usize::try_from(from.metadata()?.len()).unwrap()];
+        from.read_exact_at(&mut data, 0)?;
+        host.write_all_at(&data, 0)?;
+        self.log.push(Done::Write { file: to, offset: 0, data: data.into() });
+        Ok(0)
+    }
+
     fn note(&mut self, op: &DiskOp<'_>, ran: usize) -> usize {
         let done = match *op {
             DiskOp::Open { name, .. } => {

@@ -190,6 +190,7 @@ fn history(seed: u64, most: usize, lie: Option<Lie>) -> usize {
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let steps = workload(passthrough, focus).new_tree(&mut runner).unwrap().current();
     let disk = Arc::new(SimulatedDisk::default());
+    disk.can_clone(seed % 4 < 2);
     let recorded = record(&steps, passthrough, &disk);
     let mut dice = Dice::new(seed);
     let dir = fast_dir();

@@ -105,6 +105,23 @@ impl Workload<'_> {
         done
     }
 
+    /// Writes into a file that is there: if its bytes are a sealed version's, they are cloned where the disk can.
+    fn patch(&mut self, name: &str, text: &str, sync: bool) -> FsResult<()> {
+        self.touch(name);
+        let staging = &self.daemon.connections().staging;
+        let opened = staging.open(&ROOT, staging.lookup(NodeRef::ROOT, name.as_bytes())?.node, libc::O_RDWR)?;
+        let done = staging.write(&ROOT, opened.handle, 1000, text.as_bytes(), false).and_then(|_| {
+            if sync {
+                staging.fsync(opened.handle, false)?;
+                let whole = String::from_utf8(staging.read(opened.handle, 0, 1 << 20)?).unwrap();
+                self.recorded.fsynced.push((self.disk.len(), name.to_owned(), whole));
+            }
+            staging.flush(opened.handle)
+        });
+        staging.release(opened.handle);
+        done
+    }
+
     fn name(&mut self) -> String {
         format!("{}.json", self.dice.below(5))
     }
@@ -117,6 +134,13 @@ impl Workload<'_> {
             0..=8 => {
                 let (name, bad) = (self.name(), self.dice.chance(15));
                 self.put(&name, &if bad { format!("[{number}") } else { number.to_string() }, sync);
+            }
+            9 if self.dice.chance(60) => {
+                let name = format!("{}.txt", self.dice.below(3));
+                match self.patch(&name, &format!("{number} "), sync) {
+                    Ok(()) | Err(FsError::Stale | FsError::NotFound) => {}
+                    Err(error) => panic!("{name}: {error}"),
+                }
             }
             // Past what is packed: a host file of its own.
             9..=11 => {
@@ -392,6 +416,7 @@ impl Drop for Told {
 
 fn history(seed: u64, most: usize, lie: Option<Lie>) -> usize {
     let disk = Arc::new(SimulatedDisk::default());
+    disk.can_clone(seed.is_multiple_of(2));
     let recorded = record(seed, &disk);
     let mut dice = Dice::new(seed);
     let mut dir = fast_dir();

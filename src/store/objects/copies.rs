@@ -79,7 +79,7 @@ impl Objects {
     /// `written`: somebody may write the original meanwhile.
     pub fn owe_copy(&self, id: ObjectId, of: ObjectId, original: &Arc<HostFile>, len: u64, written: bool) {
         self.files.stand_in(id, original);
-        self.live.write().insert(id, Live::File { named: false, poisoned: None });
+        self.live.write().insert(id, Live::new_file());
         let copy = Copy::new(of, len, Some(Arc::clone(original)), written);
         self.copies.0.lock().insert(id, Arc::new(copy));
     }
@@ -198,42 +198,6 @@ impl Objects {
         }
         self.settle_copy(id);
         !made
-    }
-
-    /// A new file for the object `to` that shares the bytes of `from`, where the host can; `None` where it can't.
-    pub fn reflink(&self, from: ObjectId, to: ObjectId) -> Result<Option<Arc<HostFile>>> {
-        if self.no_reflink.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let Some(source) = self.open_file(from)? else { return Ok(None) };
-        let target = self.create(to)?;
-        match self.clone_blocks(&source, &target) {
-            Ok(true) => Ok(Some(target)),
-            Ok(false) => {
-                self.discard(to);
-                Ok(None)
-            }
-            Err(error) => {
-                self.discard(to);
-                Err(StoreError::io(format!("clone {} to {}", file_name(from), file_name(to)), error))
-            }
-        }
-    }
-
-    /// Lets an empty file share all blocks of another; `false` where the host can't.
-    fn clone_blocks(&self, from: &HostFile, to: &HostFile) -> std::io::Result<bool> {
-        if self.no_reflink.load(Ordering::Relaxed) {
-            return Ok(false);
-        }
-        let Err(error) = to.share(|to| crate::sys::reflink(from.host(), to).map(|()| 0)) else { return Ok(true) };
-        match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP | libc::EXDEV | libc::EINVAL | libc::ENOTTY | libc::ENOSYS) => {
-                // It is one filesystem: what it can't do once it can't do at all.
-                self.no_reflink.store(true, Ordering::Relaxed);
-                Ok(false)
-            }
-            _ => Err(error),
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The contents: runs of bytes that trees name by `ObjectId`. Before its seal an object is held in memory or has a host file
 //! of its own, and may change; from then on it never does, and is a file, a range of a pack, or the same as another object.
 
+mod clones;
 mod copies;
 mod damage;
 mod files;
@@ -49,7 +50,15 @@ enum Live {
         named: bool,
         /// The errno of a sync that failed.
         poisoned: Option<i32>,
+        /// Whether it began as a clone of a sealed object.
+        cloned: bool,
     },
+}
+
+impl Live {
+    const fn new_file() -> Self {
+        Self::File { named: false, poisoned: None, cloned: false }
+    }
 }
 
 /// Where the bytes of a sealed object are, aliases followed.
@@ -84,6 +93,8 @@ pub struct Objects {
     naming: Mutex<()>,
     /// The host can't share blocks between files.
     no_reflink: AtomicBool,
+    /// It was asked whether it can.
+    asked_for_clones: AtomicBool,
 }
 
 /// Where reads of an object go.
@@ -117,6 +128,7 @@ impl Objects {
             spare: Mutex::default(),
             naming: Mutex::default(),
             no_reflink: AtomicBool::new(false),
+            asked_for_clones: AtomicBool::new(false),
         }
     }
 
@@ -124,7 +136,7 @@ impl Objects {
     pub fn create(&self, id: ObjectId) -> Result<Arc<HostFile>> {
         let name = file_name(id);
         // Live before the file is there: whoever finds the file sees that it is nobody's leftover.
-        let pending = Live::File { named: false, poisoned: None };
+        let pending = Live::new_file();
         let new = match self.live.write().entry(id) {
             Entry::Occupied(_) => false,
             Entry::Vacant(entry) => {
@@ -331,7 +343,7 @@ impl Objects {
         if self.files.open(FileKey::Pending(id))?.is_none() {
             return Ok(None);
         }
-        self.live.write().entry(id).or_insert(Live::File { named: false, poisoned: None });
+        self.live.write().entry(id).or_insert(Live::new_file());
         Ok(Some(Source::Pending))
     }
 
@@ -395,7 +407,7 @@ impl Objects {
 
     /// Notes how a sync of the object's file ended.
     fn mark(&self, id: ObjectId, failed: Option<i32>) {
-        if let Some(Live::File { named, poisoned }) = self.live.write().get_mut(&id) {
+        if let Some(Live::File { named, poisoned, .. }) = self.live.write().get_mut(&id) {
             *named = *named || failed.is_none();
             *poisoned = poisoned.or(failed);
         }

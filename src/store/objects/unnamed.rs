@@ -30,7 +30,7 @@ impl Objects {
         };
         let file = Arc::new(file);
         self.files.keep_unnamed(id, &file);
-        self.live.write().insert(id, Live::File { named: false, poisoned: None });
+        self.live.write().insert(id, Live::new_file());
         Ok(file)
     }
 

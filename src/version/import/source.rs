@@ -16,7 +16,6 @@ use super::ImportError;
 use crate::clock::Timestamp;
 use crate::ids::{Ino, VersionId};
 use crate::store::HostFile;
-use crate::sys;
 use crate::tree::Xattr;
 use crate::tree::key::{Content, FileKind, InodeRecord, Name};
 
@@ -247,7 +246,7 @@ pub(super) fn is_one_hole(file: &File, status: &Statx) -> bool {
 /// Copies `len` bytes into an empty file, holes left out: shared blocks where the host can, else in the kernel, else through
 /// memory.
 pub(super) fn copy(from: &File, to: &HostFile, len: u64) -> io::Result<()> {
-    if to.share(|to| sys::reflink(from, to).map(|()| 0)).is_ok() {
+    if to.clone_from(from).is_ok() {
         return Ok(());
     }
     to.set_len(len)?;

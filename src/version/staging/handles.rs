@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use super::clone::{First, WriterClone};
 use super::mapped::Others;
 use super::privileges::CAPABILITY;
 use super::state::{Pending, State};
@@ -109,18 +110,27 @@ const ACCESS_MODE: i32 = libc::O_ACCMODE;
 impl Staging {
     /// Opens a regular file; `flags` are open(2)'s.
     pub fn open(&self, caller: &Caller, node: NodeRef, flags: i32) -> FsResult<Opened> {
-        loop {
-            match self.try_open(caller, node, flags)? {
-                Ok(opened) => return Ok(opened),
-                Err(copy) => self.cx.store.objects().make_copy(copy)?,
+        let mut clone = None;
+        let opened = loop {
+            match self.try_open(caller, node, flags, &mut clone) {
+                Ok(Err(First::Copy(copy))) => self.cx.store.objects().make_copy(copy)?,
+                Ok(Err(First::Clone { of, len })) => clone = Some(self.clone_for_writer(of, len)),
+                Ok(Ok(opened)) => break Ok(opened),
+                Err(error) => break Err(error),
             }
+        };
+        if let Some(clone) = &mut clone {
+            self.drop_clone(clone);
         }
+        opened
     }
 
-    /// The copy that must be made before anybody may change the file: `open` for writing and `set_attr` of the length wait for it.
+    /// Whether a copy or clone must be made before anybody may change the file: `open` for writing waits for either, `set_attr` of the
+    /// length for the copy.
     #[must_use]
     pub fn waits_for_copy(&self, node: NodeRef) -> bool {
-        self.copy_first(&self.lock(), node.ino).is_some()
+        let state = self.lock();
+        self.copy_first(&state, node.ino).is_some() || self.clone_first(&state, node.ino).is_ok_and(|first| first.is_some())
     }
 
     pub(super) fn copy_first(&self, state: &State, ino: Ino) -> Option<ObjectId> {
@@ -128,8 +138,8 @@ impl Staging {
         self.cx.store.objects().owes_copy(copy).then_some(copy)
     }
 
-    /// `Err`: this copy is to be made first.
-    fn try_open(&self, caller: &Caller, node: NodeRef, flags: i32) -> FsResult<Result<Opened, ObjectId>> {
+    /// `Err`: this is to be made first.
+    fn try_open(&self, caller: &Caller, node: NodeRef, flags: i32, clone: &mut Option<WriterClone>) -> FsResult<Result<Opened, First>> {
         let _gate = self.gate.read();
         let mut state = self.lock();
         let ino = state.ino(node)?;
@@ -140,9 +150,18 @@ impl Staging {
         }
         let writes = flags & ACCESS_MODE != libc::O_RDONLY;
         if let Some(copy) = self.copy_first(&state, ino).filter(|_| writes) {
-            return Ok(Err(copy));
+            return Ok(Err(First::Copy(copy)));
         }
-        let opened = self.open_in(&mut state, caller, ino, flags)?;
+        let opened = match clone {
+            Some(clone) => self.open_clone(&mut state, caller, ino, flags, clone)?,
+            None => {
+                // What is cut to nothing needs no clone.
+                if let (true, Some(first)) = (writes && flags & libc::O_TRUNC == 0, self.clone_first(&state, ino)?) {
+                    return Ok(Err(first));
+                }
+                self.open_in(&mut state, caller, ino, flags)?
+            }
+        };
         drop(state);
         if flags & libc::O_TRUNC != 0 && flags & ACCESS_MODE != libc::O_RDONLY {
             let cell = self.file_slot(opened.handle)?.cell;
@@ -207,7 +226,7 @@ impl Staging {
     /// An inode must never be open in passthrough and in another way at once, nor on two host files: the kernel answers EIO. Files whose
     /// set-id bits or capabilities a write must drop do not go to passthrough; where they are there already, the kernel asks for those to go.
     fn choose_mode(&self, state: &mut State, ino: Ino, record: &InodeRecord, write: bool) -> FsResult<OpenMode> {
-        let privileged = write && (record.perm & 0o6000 != 0 || state.tree_of(ino).get(&Key::xattr(ino, CAPABILITY))?.is_some());
+        let privileged = write && Self::is_privileged(state, ino, record)?;
         let (cached, backing) = state.files.get(&ino).map_or((0, None), |file| (file.cached, file.backing.as_ref()));
         if let Some(backing) = backing {
             let file = if write { self.step_forward(state, ino)? } else { Arc::clone(&backing.file) };
@@ -238,6 +257,11 @@ impl Staging {
         }
         state.back(ino, object, &file)?;
         Ok(OpenMode::Passthrough(file))
+    }
+
+    /// Whether the file has what a write must drop.
+    pub(super) fn is_privileged(state: &State, ino: Ino, record: &InodeRecord) -> FsResult<bool> {
+        Ok(record.perm & 0o6000 != 0 || state.tree_of(ino).get(&Key::xattr(ino, CAPABILITY))?.is_some())
     }
 
     /// The regular file behind a handle.

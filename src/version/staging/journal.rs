@@ -105,7 +105,7 @@ impl Staging {
         open.map_or(Ok(true), |journal| self.flush_journal(&journal, sync)).map(drop)
     }
 
-    /// `false`: copies are to be made first, which nobody waits for who only writes behind.
+    /// `false`: something is to be made first, which nobody waits for who only writes behind.
     fn flush_journal(&self, journal: &VersionJournal, sync: Sync) -> FsResult<bool> {
         while !self.try_flush(journal, sync)? {
             if sync == Sync::Write {
@@ -135,9 +135,9 @@ impl Staging {
             // Before anything is taken from the queue: what a full disk refuses is tried again, and nothing is lost by it.
             file.journal = Some(self.cx.store.journal(journal.version)?);
         }
-        // Likewise: what the journal names must survive the process.
+        // Likewise: what the journal names must survive.
         let files: Vec<ObjectId> = journal.queue.lock().files.iter().copied().collect();
-        files.into_iter().try_for_each(|object| self.cx.store.objects().name(object))?;
+        files.into_iter().try_for_each(|object| self.cx.store.objects().prepare_to_be_named(object))?;
         let appended = self.append_to(&mut file, journal, sync);
         if let Err(error) = appended {
             // What was taken from the queue is in no journal: nothing later may be called durable.
@@ -156,11 +156,11 @@ impl Staging {
         Ok(true)
     }
 
-    /// `false`: a freeze has come in between, and what it queued waits for copies.
+    /// `false`: something has come in between. It was a freeze, and what that queued waits for copies; or a host file that must be seen to.
     fn append_to(&self, file: &mut JournalFile, journal: &VersionJournal, sync: Sync) -> FsResult<bool> {
         let (batches, small, files, sealed, changes) = {
             let mut queue = journal.queue.lock();
-            if queue.owes(&self.cx.store) {
+            if queue.owes(&self.cx.store) || !queue.files.iter().all(|object| self.cx.store.objects().may_be_named(*object)) {
                 return Ok(false);
             }
             let files = if sync == Sync::All { std::mem::take(&mut queue.files) } else { BTreeSet::new() };

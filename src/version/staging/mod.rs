@@ -14,6 +14,7 @@
 //! a host file, except the file's own cell; none at all while an event is sent.
 
 mod attr;
+mod clone;
 mod data;
 mod dirs;
 mod extents;

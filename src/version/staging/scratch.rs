@@ -5,6 +5,7 @@ use std::ops::DerefMut;
 use std::sync::Arc;
 
 use super::Staging;
+use super::clone::forget_time;
 use super::handles::Backing;
 use super::mapped::Others;
 use super::state::State;
@@ -46,7 +47,7 @@ impl Staging {
         let snapshot = self.snapshot_of(state, ino);
         let held = usize::try_from(data_len(&snapshot, record)?).unwrap_or(usize::MAX);
         let bytes = snapshot.read_record(ino, record, 0, held)?;
-        let filled = file.write_all_at(&bytes, 0).and_then(|()| file.set_len(record.size));
+        let filled = file.write_all_at(&bytes, 0).and_then(|()| file.set_len(record.size)).and_then(|()| forget_time(file));
         filled.map_err(|error| FsError::host("write a new object", error))
     }
 

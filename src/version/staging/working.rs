@@ -199,10 +199,8 @@ impl Staging {
         if let Content::Object(from) = record.content {
             let object = self.cx.store.ids().object();
             if held == record.size
-                && let Some(file) = self.cx.store.objects().reflink(from, object)?
+                && let Some(file) = self.cx.store.objects().clone_named(from, object, held)?
             {
-                // The object may be longer than the part of it that counts.
-                file.set_len(held).map_err(|error| FsError::host("cut a new object", error))?;
                 self.lock().set_pending(ino, object, Pending::File);
                 *work = Work::Host(Host { object, file, whole: true });
                 return Ok(CopyUp::to(object));

@@ -1,12 +1,13 @@
 //! A store in a temporary directory with staging on it.
 
+use std::io;
 use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
 
 use crate::clock::{Clock, SystemClock};
 use crate::ids::VersionId;
-use crate::store::disk::Disk;
+use crate::store::disk::{Disk, DiskOp};
 use crate::store::record::{VersionRecord, VersionState};
 use crate::store::{HostFile, Store};
 use crate::tree::{Nodes, Snapshot, Tree};
@@ -184,6 +185,23 @@ pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
         state
     };
     (0..len).map(|_| (next() >> 32) as u8).collect()
+}
+
+/// Here no host shares blocks: a write into a large sealed file goes over it.
+#[derive(Debug)]
+struct NoClones;
+
+impl Disk for NoClones {
+    fn around(&self, op: &DiskOp<'_>, run: &mut dyn FnMut(usize) -> io::Result<usize>) -> io::Result<usize> {
+        match op {
+            DiskOp::Clone { .. } => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+            _ => run(usize::MAX),
+        }
+    }
+}
+
+pub(super) fn without_clones() -> Bench {
+    Bench::new().on(Arc::new(NoClones))
 }
 
 pub(super) fn with_passthrough() -> Bench {

@@ -1,6 +1,6 @@
 //! Bytes: small and large files, over sealed versions, holes, copies.
 
-use super::bench::{Bench, ROOT, noise, options, read_in};
+use super::bench::{Bench, ROOT, noise, options, read_in, without_clones};
 use crate::version::error::FsError;
 use crate::version::staging::{Allocate, Seek, SetAttr, StagingOptions};
 
@@ -45,7 +45,7 @@ fn a_sealed_version_keeps_its_bytes_while_staging_changes_them() {
 
 #[test]
 fn an_overlay_takes_writes_appends_holes_and_cuts() {
-    let bench = Bench::new();
+    let bench = without_clones();
     let mut model = noise(LARGE, 3);
     bench.put("f", &model);
     let _ = bench.seal();

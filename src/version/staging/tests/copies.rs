@@ -31,6 +31,8 @@ impl Disk for BadSector {
             {
                 Err(io::Error::from_raw_os_error(libc::EIO))
             }
+            // Who shares blocks reads nothing.
+            DiskOp::Clone { .. } => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
             DiskOp::Open { .. } | DiskOp::OpenUnnamed { .. } => {
                 run(usize::MAX)?;
                 let number = self.opened.fetch_add(1, Ordering::AcqRel) + 1;

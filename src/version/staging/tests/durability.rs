@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::bench::{Bench, ROOT, backing, host_files, noise, read_in, stored, through, with_passthrough};
+use super::bench::{Bench, ROOT, backing, host_files, noise, read_in, stored, through, with_passthrough, without_clones};
 use crate::ids::VersionId;
 use crate::store::codec;
 use crate::store::disk::{Disk, DiskOp};
@@ -177,7 +177,7 @@ fn who_had_a_file_open_when_the_daemon_was_killed_writes_into_nothing_that_is_th
 
 #[test]
 fn what_a_power_loss_took_from_the_end_of_an_overlay_is_a_hole() {
-    let bench = Bench::new();
+    let bench = without_clones();
     bench.put("base", &noise(LARGE, 1));
     let _ = bench.seal();
     let base = bench.open_at("base", libc::O_RDWR);

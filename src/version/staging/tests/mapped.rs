@@ -36,7 +36,7 @@ fn writers(bench: &Bench) -> (u64, u64) {
 }
 
 /// No mapping is left. A child that another test starts has our descriptors until it runs a program of its own, so it may take a moment.
-fn none_is_mapped(bench: &Bench) {
+pub(super) fn none_is_mapped(bench: &Bench) {
     let start = std::time::Instant::now();
     while bench.staging.let_go_of_unmapped(true).is_some() {
         assert!(start.elapsed().as_secs() < 60, "it is still mapped after a minute");
