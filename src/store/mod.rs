@@ -29,9 +29,9 @@ mod log;
 pub mod objects;
 pub mod record;
 mod reserve;
+mod space;
 pub mod verify;
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,7 +100,8 @@ impl Store {
     pub fn space(&self) -> Result<Space> {
         let figures = self.filesystem()?;
         let fragment = figures.fragment_size();
-        Ok(Space { used: used_below(&self.path), free: figures.blocks_available() * fragment, total: figures.blocks() * fragment })
+        let used = space::used_below(&self.path, self.objects.can_share_blocks()?);
+        Ok(Space { used, free: figures.blocks_available() * fragment, total: figures.blocks() * fragment })
     }
 
     /// The figures of the filesystem that the store is on: for `statfs`, cheap.
@@ -196,20 +197,6 @@ impl Store {
 
 fn journal_name(version: VersionId) -> String {
     format!("journal/{version}")
-}
-
-/// Bytes that the files below a directory take. What vanishes or can't be read while we look counts nothing.
-fn used_below(dir: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    let mut used = 0;
-    for entry in entries.flatten() {
-        let Ok(status) = entry.metadata() else { continue };
-        used += status.blocks() * 512;
-        if status.is_dir() {
-            used += used_below(&entry.path());
-        }
-    }
-    used
 }
 
 #[cfg(test)]
