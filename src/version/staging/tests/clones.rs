@@ -1,5 +1,5 @@
 //! Large files of sealed versions, on a host that shares blocks: who opens one for writing gets a clone. The blocks are copied here, so
-//! that this can be tried on every host.
+//! that this can be tried on every host; `tests/reflink.rs` has a real one.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -1,0 +1,211 @@
+//! Filesystems whose files can share blocks, real ones on loop devices: a file of a sealed version that is written again takes no more
+//! room than what changed, and is written by the kernel itself. Needs root, a loop device, and mkfs.xfs and mkfs.btrfs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::Sandbox;
+
+const MIB: u64 = 1 << 20;
+/// The file that is written again and again.
+const SIZE: u64 = 64 * MIB;
+const BLOCK: u64 = 4096;
+/// Nothing is sealed but by `commit`.
+const CONFIG: &str = "[staging]\nsettle = \"1h\"\nmax_open = \"10h\"\n[promotion]\nmode = \"manual\"\n";
+
+/// A filesystem of 512 MiB on a loop device, unmounted at the end.
+struct Host {
+    dir: tempfile::TempDir,
+}
+
+impl Host {
+    /// `None` where the kernel has no such filesystem.
+    fn new(kind: &str) -> Option<Self> {
+        assert!(nix::unistd::geteuid().is_root(), "this test mounts a filesystem of its own: run it as root");
+        // It may be a module that nobody has needed yet.
+        let _ = Command::new("modprobe").arg(kind).output();
+        let known = fs::read_to_string("/proc/filesystems").unwrap();
+        if !known.lines().any(|line| line.split_whitespace().next_back() == Some(kind)) {
+            let told = format!("NOT TESTED: this kernel has no {kind}, so nothing was tried on it (tests/reflink.rs)\n");
+            // Past the harness, which shows the output of failed tests alone.
+            std::io::stderr().write_all(told.as_bytes()).unwrap();
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("image");
+        File::create(&image).unwrap().set_len(512 * MIB).unwrap();
+        fs::create_dir(dir.path().join("host")).unwrap();
+        run(Command::new(format!("mkfs.{kind}")).args(["-q", "-f"]).arg(&image));
+        run(Command::new("mount").args(["-o", "loop", "-t", kind]).arg(&image).arg(dir.path().join("host")));
+        Some(Self { dir })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("host")
+    }
+
+    /// What is in use, once all is on the disk.
+    fn used(&self) -> u64 {
+        let dir = File::open(self.path()).unwrap();
+        nix::unistd::syncfs(&dir).unwrap();
+        let figures = nix::sys::statvfs::statvfs(&self.path()).unwrap();
+        (figures.blocks() - figures.blocks_free()) * figures.fragment_size()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // The daemon may be on its last way out.
+        let _ = nix::mount::umount2(&self.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; scripts/setup --tests installs it"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Bytes of which no two blocks are the same.
+fn noise() -> Vec<u8> {
+    (0..SIZE / 8).flat_map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 3).to_le_bytes()).collect()
+}
+
+/// Requests of the kernel to staging, but for those that any look at a file makes.
+fn requests(sandbox: &Sandbox) -> BTreeMap<String, u64> {
+    let status = sandbox.status();
+    let requests = status["requests"]["staging"].as_object().unwrap();
+    requests.iter().filter(|(op, _)| ["read", "write"].contains(&op.as_str())).map(|(op, n)| (op.clone(), n.as_u64().unwrap())).collect()
+}
+
+fn open(sandbox: &Sandbox) -> File {
+    OpenOptions::new().read(true).write(true).open(sandbox.staging().join("large")).unwrap()
+}
+
+fn same(path: &Path, expected: &[u8]) {
+    assert!(fs::read(path).unwrap() == expected, "{}", path.display());
+}
+
+/// Writes blocks of 4 KiB, spread over the file.
+fn write_blocks(file: &File, expected: &mut [u8], count: u64, seed: u64) {
+    for n in 0..count {
+        let at = (n.wrapping_mul(2_654_435_761).wrapping_add(seed * 7919) % (SIZE / BLOCK)) * BLOCK;
+        let block = vec![(n + seed) as u8; BLOCK as usize];
+        file.write_all_at(&block, at).unwrap();
+        expected[at as usize..(at + BLOCK) as usize].copy_from_slice(&block);
+    }
+}
+
+fn shares(kind: &str) {
+    let Some(host) = Host::new(kind) else { return };
+    let sandbox = Sandbox::below(&host.path());
+    sandbox.init(CONFIG).mount();
+    let passthrough = sandbox.status()["mode"] == "passthrough";
+    let first = noise();
+    fs::write(sandbox.staging().join("large"), &first).unwrap();
+    sandbox.on(["commit", "--wait"]).expect(0);
+    let before = host.used();
+    let told = |sandbox: &Sandbox| sandbox.status()["space"]["used"].as_u64().unwrap();
+    let told_before = told(&sandbox);
+
+    // The first write into the sealed file, and those that follow.
+    let mut expected = first.clone();
+    let asked = requests(&sandbox);
+    let file = open(&sandbox);
+    write_blocks(&file, &mut expected, 100, 1);
+    if passthrough {
+        assert_eq!(requests(&sandbox), asked, "the kernel writes by itself");
+    }
+    same(&sandbox.staging().join("large"), &expected);
+    file.sync_all().unwrap();
+    same(&sandbox.mnt().join("versions/t1/large"), &first);
+    drop(file);
+    sandbox.on(["commit", "--wait"]).expect(0);
+    let grown = host.used() - before;
+    // xfs sets 128 KiB aside for each place that is written, and takes that back after some minutes.
+    assert!(grown < 20 * MIB, "{grown} bytes for 100 blocks of 4 KiB in {SIZE}");
+    assert!(told(&sandbox) - told_before < 20 * MIB, "{} bytes, as the store tells", told(&sandbox) - told_before);
+
+    // A version for every block.
+    let mut versions = vec![first, expected.clone()];
+    let (before, told_before) = (host.used(), told(&sandbox));
+    for version in 0..20 {
+        write_blocks(&open(&sandbox), &mut expected, 1, version);
+        sandbox.on(["commit", "--wait"]).expect(0);
+        if version % 7 == 0 {
+            versions.push(expected.clone());
+        } else {
+            versions.push(Vec::new());
+        }
+    }
+    let grown = host.used() - before;
+    assert!(grown < 20 * MIB, "{grown} bytes for 20 versions with a block of 4 KiB each");
+    assert!(told(&sandbox) - told_before < 20 * MIB, "{} bytes, as the store tells", told(&sandbox) - told_before);
+
+    // A change that is not sealed survives a kill, and all versions have their bytes.
+    let file = open(&sandbox);
+    write_blocks(&file, &mut expected, 10, 50);
+    file.sync_all().unwrap();
+    Sandbox::kill(sandbox.status()["pid"].as_u64().unwrap());
+    drop(file);
+    sandbox.mount();
+    same(&sandbox.staging().join("large"), &expected);
+    for (n, bytes) in versions.iter().enumerate().filter(|(_, bytes)| !bytes.is_empty()) {
+        same(&sandbox.mnt().join(format!("versions/t{}/large", n + 1)), bytes);
+    }
+    sandbox.on(["scrub"]).expect(0);
+    sandbox.on(["lineage", "verify"]).expect(0);
+    sandbox.unmount();
+}
+
+#[test]
+fn a_file_of_a_sealed_version_shares_its_blocks_with_its_next_version_on_xfs() {
+    shares("xfs");
+}
+
+#[test]
+fn a_file_of_a_sealed_version_shares_its_blocks_with_its_next_version_on_btrfs() {
+    shares("btrfs");
+}
+
+/// `init --from` a directory of the same filesystem takes its bytes over without a copy, and each goes its own way from then on.
+#[test]
+fn what_is_brought_in_from_the_same_filesystem_is_shared() {
+    let Some(host) = ["xfs", "btrfs"].into_iter().find_map(Host::new) else { return };
+    let sandbox = Sandbox::below(&host.path());
+    let from = sandbox.path("from");
+    fs::create_dir(&from).unwrap();
+    let first = noise();
+    fs::write(from.join("large"), &first).unwrap();
+    let before = host.used();
+    sandbox.init_from(&from, &CONFIG.replace("mode = \"manual\"", "window = \"50ms\"\nrequire_free = \"0%\"")).mount();
+    // The store's own files, among them its reserve of 32 MiB, and no 64 MiB.
+    let grown = host.used() - before;
+    assert!(grown < SIZE, "{grown}");
+    let mut expected = first.clone();
+    write_blocks(&open(&sandbox), &mut expected, 10, 3);
+    OpenOptions::new().write(true).open(from.join("large")).unwrap().write_all_at(b"elsewhere", 12_345).unwrap();
+    same(&sandbox.staging().join("large"), &expected);
+    same(&sandbox.production().join("large"), &first);
+    sandbox.on(["commit", "--wait"]).expect(0);
+    sandbox.on(["wait", "t1", "--promoted"]).expect(0);
+    same(&sandbox.mnt().join("versions/t1/large"), &expected);
+    same(&sandbox.mnt().join("versions/t0/large"), &first);
+    // What its version leaves behind goes when that does, and what others share stays.
+    sandbox.on(["scrub"]).expect(0);
+    fs::remove_file(sandbox.staging().join("large")).unwrap();
+    sandbox.on(["commit", "--wait"]).expect(0);
+    sandbox.on(["wait", "t2", "--promoted"]).expect(0);
+    sandbox.on(["drop", "t1"]).expect(0);
+    sandbox.on(["gc"]).expect(0);
+    same(&sandbox.mnt().join("versions/t0/large"), &first);
+    sandbox.on(["scrub"]).expect(0);
+    sandbox.unmount();
+}
