@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::{Sandbox, eventually};
 use shadowfs::control::client;
@@ -58,7 +59,12 @@ fn costs(sandbox: &Sandbox, session: &str, what: &str, expected: &str, operation
     assert_eq!(found, expected, "{what}");
 }
 
-fn mounted() -> Option<Sandbox> {
+/// A child that another test starts has this process's files until it runs a program of its own, and its closes are requests, too: so the
+/// tests run one after the other.
+static ONE_BY_ONE: Mutex<()> = Mutex::new(());
+
+fn mounted() -> Option<(MutexGuard<'static, ()>, Sandbox)> {
+    let turn = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
     // Without root both sides are one session, which can't do without opens.
     if !nix::unistd::geteuid().is_root() {
         return None;
@@ -71,7 +77,7 @@ fn mounted() -> Option<Sandbox> {
     }
     fs::write(source.join("large"), vec![7; 1 << 20]).unwrap();
     sandbox.init_from(&source, CALM).mount();
-    Some(sandbox)
+    Some((turn, sandbox))
 }
 
 fn walk(dir: &Path) -> usize {
@@ -81,7 +87,7 @@ fn walk(dir: &Path) -> usize {
 
 #[test]
 fn views_that_were_seen_cost_nothing() {
-    let Some(sandbox) = mounted() else { return };
+    let Some((_turn, sandbox)) = mounted() else { return };
     let dir = sandbox.production();
     let read_all = || {
         for n in 0..10 {
@@ -100,7 +106,7 @@ fn views_that_were_seen_cost_nothing() {
 
 #[test]
 fn views_seen_for_the_first_time_cost_a_lookup_and_a_read_a_file() {
-    let Some(sandbox) = mounted() else { return };
+    let Some((_turn, sandbox)) = mounted() else { return };
     let dir = sandbox.production();
     fs::metadata(dir.join("dir")).unwrap();
     // The first open and the first opendir of a mount learn that there is no need of them.
@@ -112,7 +118,7 @@ fn views_seen_for_the_first_time_cost_a_lookup_and_a_read_a_file() {
 
 #[test]
 fn staging_costs_what_the_kernel_makes_of_each_call() {
-    let Some(sandbox) = mounted() else { return };
+    let Some((_turn, sandbox)) = mounted() else { return };
     let dir = sandbox.staging().join("dir");
     let file = |name: &str| dir.join(name);
     // The first change opens the version, and what is looked up here is known from then on.
@@ -141,7 +147,7 @@ fn staging_costs_what_the_kernel_makes_of_each_call() {
 
 #[test]
 fn writing_into_a_large_file_costs_nothing_in_passthrough() {
-    let Some(sandbox) = mounted() else { return };
+    let Some((_turn, sandbox)) = mounted() else { return };
     if sandbox.status()["mode"] != "passthrough" {
         return;
     }
