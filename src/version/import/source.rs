@@ -20,7 +20,7 @@ use crate::tree::Xattr;
 use crate::tree::key::{Content, FileKind, InodeRecord, Name};
 
 /// Attributes of the host's or of this filesystem's own, which say nothing of the data.
-const NOT_KEPT: [&[u8]; 2] = [b"user.shadowfs.", b"system.nfs4_"];
+const NOT_KEPT: [&[u8]; 4] = [b"user.shadowfs.", b"system.nfs4_", b"trusted.SGI_ACL_", b"btrfs."];
 
 /// An open directory of the source.
 pub(super) struct Dir {
