@@ -7,12 +7,11 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use common::Sandbox;
+use common::filesystem::Filesystem;
 
 const MIB: u64 = 1 << 20;
 /// The file that is written again and again.
@@ -20,58 +19,6 @@ const SIZE: u64 = 64 * MIB;
 const BLOCK: u64 = 4096;
 /// Nothing is sealed but by `commit`.
 const CONFIG: &str = "[staging]\nsettle = \"1h\"\nmax_open = \"10h\"\n[promotion]\nmode = \"manual\"\n";
-
-/// A filesystem of 512 MiB on a loop device, unmounted at the end.
-struct Host {
-    dir: tempfile::TempDir,
-}
-
-impl Host {
-    /// `None` where the kernel has no such filesystem.
-    fn new(kind: &str) -> Option<Self> {
-        assert!(nix::unistd::geteuid().is_root(), "this test mounts a filesystem of its own: run it as root");
-        // It may be a module that nobody has needed yet.
-        let _ = Command::new("modprobe").arg(kind).output();
-        let known = fs::read_to_string("/proc/filesystems").unwrap();
-        if !known.lines().any(|line| line.split_whitespace().next_back() == Some(kind)) {
-            let told = format!("NOT TESTED: this kernel has no {kind}, so nothing was tried on it (tests/reflink.rs)\n");
-            // Past the harness, which shows the output of failed tests alone.
-            std::io::stderr().write_all(told.as_bytes()).unwrap();
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let image = dir.path().join("image");
-        File::create(&image).unwrap().set_len(512 * MIB).unwrap();
-        fs::create_dir(dir.path().join("host")).unwrap();
-        run(Command::new(format!("mkfs.{kind}")).args(["-q", "-f"]).arg(&image));
-        run(Command::new("mount").args(["-o", "loop", "-t", kind]).arg(&image).arg(dir.path().join("host")));
-        Some(Self { dir })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("host")
-    }
-
-    /// What is in use, once all is on the disk.
-    fn used(&self) -> u64 {
-        let dir = File::open(self.path()).unwrap();
-        nix::unistd::syncfs(&dir).unwrap();
-        let figures = nix::sys::statvfs::statvfs(&self.path()).unwrap();
-        (figures.blocks() - figures.blocks_free()) * figures.fragment_size()
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // The daemon may be on its last way out.
-        let _ = nix::mount::umount2(&self.path(), nix::mount::MntFlags::MNT_DETACH);
-    }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; scripts/setup --tests installs it"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
 
 /// Bytes of which no two blocks are the same.
 fn noise() -> Vec<u8> {
@@ -112,7 +59,7 @@ fn write_blocks(file: &File, expected: &mut [u8], count: u64, seed: u64) {
 }
 
 fn shares(kind: &str) {
-    let Some(host) = Host::new(kind) else { return };
+    let Some(host) = Filesystem::new(kind, 512) else { return };
     let sandbox = Sandbox::below(&host.path());
     sandbox.init(CONFIG).mount();
     let passthrough = sandbox.status()["mode"] == "passthrough";
@@ -186,7 +133,7 @@ fn a_file_of_a_sealed_version_shares_its_blocks_with_its_next_version_on_btrfs()
 /// `init --from` a directory of the same filesystem takes its bytes over without a copy, and each goes its own way from then on.
 #[test]
 fn what_is_brought_in_from_the_same_filesystem_is_shared() {
-    let Some(host) = ["xfs", "btrfs"].into_iter().find_map(Host::new) else { return };
+    let Some(host) = ["xfs", "btrfs"].into_iter().find_map(|kind| Filesystem::new(kind, 512)) else { return };
     let sandbox = Sandbox::below(&host.path());
     let from = sandbox.path("from");
     fs::create_dir(&from).unwrap();
