@@ -89,7 +89,7 @@ enum Heard {
 }
 
 impl Attendance {
-    /// Threads simply read: for sessions that are asked seldom.
+    /// Threads simply read: on a single processor.
     pub(super) const fn plain() -> Self {
         Self(None)
     }
@@ -101,7 +101,7 @@ impl Attendance {
         if processors == 1 {
             return Self::plain();
         }
-        let wakeful = if keep_awake { Wakeful::during_series(processors) } else { Wakeful::never() };
+        let wakeful = if keep_awake { Wakeful::during_series() } else { Wakeful::never() };
         Self(Some(Desk::new(device, threads, clock, wakeful)))
     }
 

@@ -257,7 +257,7 @@ impl Filesystem for StagingSession {
         let (opener, caller, node) = (self.opener.clone(), caller(req), self.nodes.node(ino));
         let writes = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
         let open = move || opener.open(&caller, node, RawNode(ino.0), flags.0, reply);
-        if writes && self.staging.waits_for_copy(node) { self.slow.run(open) } else { open() }
+        if writes && self.staging.writer_waits(node) { self.slow.run(open) } else { open() }
     }
 
     fn read(

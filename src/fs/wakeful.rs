@@ -10,6 +10,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 
+use nix::unistd::{SysconfVar, sysconf};
 use parking_lot::Mutex;
 
 const DEVICE: &str = "/dev/cpu_dma_latency";
@@ -18,7 +19,7 @@ const DEVICE: &str = "/dev/cpu_dma_latency";
 const SERIES: u32 = 8;
 
 /// On machines of more processors a program's next one is most often awake, and many would poll for two that need it.
-const PROCESSORS: usize = 8;
+const PROCESSORS: i64 = 8;
 
 /// Microseconds. The second is what the kernel has when nobody asks (`PM_QOS_CPU_LATENCY_DEFAULT_VALUE`).
 const NONE: i32 = 0;
@@ -42,8 +43,10 @@ impl Wakeful {
     }
 
     /// Asks during series, if this process may (root) and the machine has few processors.
-    pub(super) fn during_series(processors: usize) -> Self {
-        if processors > PROCESSORS {
+    pub(super) fn during_series() -> Self {
+        // All that there are, not those that this process may use: it is asked of all.
+        let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+        if !online.is_some_and(few) {
             return Self::never();
         }
         match OpenOptions::new().write(true).open(DEVICE) {
@@ -62,7 +65,7 @@ impl Wakeful {
     /// One more request came close after an answer.
     pub(super) fn close_request(&self) {
         let Some(mut asked) = self.0.as_ref().map(Mutex::lock) else { return };
-        asked.series += 1;
+        asked.series = asked.series.saturating_add(1);
         if asked.series >= SERIES && !asked.asked {
             asked.ask(NONE);
         }
@@ -76,6 +79,10 @@ impl Wakeful {
             asked.ask(ANY);
         }
     }
+}
+
+const fn few(processors: i64) -> bool {
+    processors <= PROCESSORS
 }
 
 impl Asked {
@@ -122,7 +129,7 @@ mod tests {
 
     #[test]
     fn many_processors_are_left_alone() {
-        assert!(Wakeful::during_series(PROCESSORS + 1).0.is_none());
+        assert!(few(1) && few(PROCESSORS) && !few(PROCESSORS + 1));
         // Does nothing, and is asked all the same.
         Wakeful::never().close_request();
         Wakeful::never().pause();

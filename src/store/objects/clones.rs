@@ -108,6 +108,10 @@ impl Objects {
             && let Err(error) = self.sync_file(id)
         {
             tracing::warn!(%error, "a clone is not on the disk");
+            // It could not even be tried.
+            if self.is_fresh_clone(id) {
+                return Err(error);
+            }
         }
         Ok(())
     }

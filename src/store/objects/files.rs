@@ -99,7 +99,8 @@ impl Files {
 
     /// From now on the file is open here for reading only, by `reader`. What was open before comes back, to be closed.
     pub(super) fn keep_reader(&self, id: ObjectId, reader: &Arc<HostFile>) -> [Option<Arc<HostFile>>; 2] {
-        self.readers.lock().insert(id, Arc::clone(reader));
+        let mut readers = self.readers.lock();
+        readers.insert(id, Arc::clone(reader));
         let unnamed = self.unnamed.lock().get_mut(&id).map(|file| std::mem::replace(file, Arc::clone(reader)));
         [unnamed, self.forget_writer(id)]
     }
@@ -110,11 +111,25 @@ impl Files {
 
     /// From now on it is open for writing, by `writer`.
     pub(super) fn keep_writer(&self, id: ObjectId, writer: &Arc<HostFile>) {
+        let mut readers = self.readers.lock();
         let unnamed = self.unnamed.lock().get_mut(&id).map(|file| std::mem::replace(file, Arc::clone(writer)));
         if unnamed.is_none() {
             self.remember(FileKey::Pending(id), writer);
         }
-        self.forget_reader(id);
+        let gone = readers.remove(&id);
+        drop(readers);
+        drop(gone);
+    }
+
+    /// The file has a name now, and is kept open like others that have one.
+    pub(super) fn has_name(&self, id: ObjectId) {
+        // With the readers locked, it is not opened in another way in between.
+        let readers = self.readers.lock();
+        let now = self.take_unnamed(id);
+        if let (Some(now), false) = (&now, readers.contains_key(&id)) {
+            self.remember(FileKey::Pending(id), now);
+        }
+        drop(readers);
     }
 
     /// From now on it is opened as others are.

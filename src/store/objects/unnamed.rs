@@ -9,7 +9,6 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use super::files::FileKey;
 use super::{Live, Objects, file_name};
 use crate::ids::ObjectId;
 use crate::store::{HostFile, Result};
@@ -49,10 +48,9 @@ impl Objects {
         let _naming = self.naming.lock();
         let Some(file) = self.files.unnamed(id) else { return Ok(()) };
         self.host.name_file(&file, &file_name(id), || Ok(self.catalog.object(id)?.is_none()))?;
-        if self.files.reader(id).is_none() {
-            self.files.remember(FileKey::Pending(id), &file);
-        }
-        self.files.take_unnamed(id);
+        drop(file);
+        // Meanwhile it may have been opened anew, for reading only or for writing again: what counts is how it is open now.
+        self.files.has_name(id);
         Ok(())
     }
 

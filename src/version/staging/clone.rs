@@ -42,8 +42,10 @@ impl Staging {
         let wanted = record.size > self.cx.options.small_file
             && state.pending(ino, of).is_none()
             && !Self::is_privileged(state, ino, &record)?
-            && objects.may_clone(of)?
-            && objects.len(of)? >= record.size;
+            && objects.may_clone(of).and_then(|may| Ok(may && objects.len(of)? >= record.size)).unwrap_or_else(|error| {
+                tracing::warn!(%error, %ino, "a file is opened without a clone of its own");
+                false
+            });
         Ok(wanted.then_some(First::Clone { of, len: record.size }))
     }
 

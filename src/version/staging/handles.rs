@@ -57,7 +57,9 @@ pub(super) struct OpenFile {
     /// Handles, and operations under way that have none.
     handles: u32,
     pub(super) writers: u32,
+    /// Those that are not in passthrough, and of these the ones past the page cache.
     cached: u32,
+    direct: u32,
     /// Who opened it for writing last: passthrough writes tell nothing.
     writer: Caller,
     /// The host file that the kernel uses itself.
@@ -113,7 +115,10 @@ impl Staging {
         let mut clone = None;
         let opened = loop {
             match self.try_open(caller, node, flags, &mut clone) {
-                Ok(Err(First::Copy(copy))) => self.cx.store.objects().make_copy(copy)?,
+                Ok(Err(First::Copy(copy))) => match self.cx.store.objects().make_copy(copy) {
+                    Ok(()) => {}
+                    Err(error) => break Err(error.into()),
+                },
                 Ok(Err(First::Clone { of, len })) => clone = Some(self.clone_for_writer(of, len)),
                 Ok(Ok(opened)) => break Ok(opened),
                 Err(error) => break Err(error),
@@ -125,10 +130,15 @@ impl Staging {
         opened
     }
 
-    /// Whether a copy or clone must be made before anybody may change the file: `open` for writing waits for either, `set_attr` of the
-    /// length for the copy.
+    /// Whether a copy must be made before anybody may change the file: `open` for writing and `set_attr` of the length wait for it.
     #[must_use]
     pub fn waits_for_copy(&self, node: NodeRef) -> bool {
+        self.copy_first(&self.lock(), node.ino).is_some()
+    }
+
+    /// Whether a copy or a clone must be made before the file can be opened for writing.
+    #[must_use]
+    pub fn writer_waits(&self, node: NodeRef) -> bool {
         let state = self.lock();
         self.copy_first(&state, node.ino).is_some() || self.clone_first(&state, node.ino).is_ok_and(|first| first.is_some())
     }
@@ -155,7 +165,7 @@ impl Staging {
         let opened = match clone {
             Some(clone) => self.open_clone(&mut state, caller, ino, flags, clone)?,
             None => {
-                // What is cut to nothing needs no clone.
+                // What is cut to nothing needs no clone. (From a mount that comes as a change of the length of its own, after the open.)
                 if let (true, Some(first)) = (writes && flags & libc::O_TRUNC == 0, self.clone_first(&state, ino)?) {
                     return Ok(Err(first));
                 }
@@ -175,7 +185,8 @@ impl Staging {
 
     /// Opens a file that the caller has just made.
     pub(super) fn open_new(&self, state: &mut State, caller: &Caller, ino: Ino, flags: i32) -> FsResult<Opened> {
-        let opened = match self.habits.expect_small(caller.pid) {
+        // Who is going to read as well, or to map, is better off with pages.
+        let opened = match flags & ACCESS_MODE == libc::O_WRONLY && self.habits.expect_small(caller.pid) {
             true => self.open_as(state, caller, ino, flags, OpenMode::Direct),
             false => self.open_in(state, caller, ino, flags)?,
         };
@@ -190,8 +201,15 @@ impl Staging {
         let record = state.record(ino)?;
         let write = flags & ACCESS_MODE != libc::O_RDONLY;
         let fresh = !state.files.contains_key(&ino) && record.content == Content::None;
-        let mode = self.choose_mode(state, ino, &record, write)?;
-        match &mode {
+        let mut mode = self.choose_mode(state, ino, &record, write)?;
+        let beside_direct = state.files.get(&ino).is_some_and(|file| file.direct > 0);
+        match &mut mode {
+            // Kernels before 6.19 (and stable ones without "fuse: Invalidate the page cache after FOPEN_DIRECT_IO write") can keep a page from
+            // before a write that goes past them.
+            OpenMode::Cached { keep } if beside_direct => {
+                *keep = false;
+                state.pages_old.insert(ino)
+            }
             OpenMode::Cached { .. } | OpenMode::Direct => state.pages_old.remove(&ino),
             // What has no bytes has no pages either.
             OpenMode::Passthrough(_) => !fresh && state.pages_old.insert(ino),
@@ -210,6 +228,7 @@ impl Staging {
         let file = state.files.entry(ino).or_insert_with(|| OpenFile::new(ino));
         file.handles += 1;
         file.cached += u32::from(how != How::Passthrough);
+        file.direct += u32::from(how == How::Direct);
         if let (How::Passthrough, Some(backing)) = (how, &mut file.backing) {
             backing.handles += 1;
         }
@@ -350,15 +369,16 @@ impl Staging {
         // Before the namespace's lock, as everywhere.
         let mut work = through.map(|slot| slot.cell.work.write());
         let mut state = self.lock();
+        let current = |file: &OpenFile| slot.is_none_or(|slot| Arc::ptr_eq(&file.cell, &slot.cell));
+        // A stale handle was taken out of the count when it became so.
+        let writes = slot.is_some_and(|slot| slot.write && !slot.cell.is_stale());
+        let others = through.filter(|_| writes).map_or(Others::Known, |slot| state.others(slot));
+        // Only now: who had the file until we asked may have written it until then.
         if through.is_some()
             && let Err(error) = state.refresh(&self.cx, ino)
         {
             state.outbox.push(StagingEvent::Failed { what: format!("inode {ino}: what was written in passthrough: {error}") });
         }
-        let current = |file: &OpenFile| slot.is_none_or(|slot| Arc::ptr_eq(&file.cell, &slot.cell));
-        // A stale handle was taken out of the count when it became so.
-        let writes = slot.is_some_and(|slot| slot.write && !slot.cell.is_stale());
-        let others = through.filter(|_| writes).map_or(Others::Known, |slot| state.others(slot));
         if others == Others::Unknown {
             return Err(StillMapped);
         }
@@ -369,6 +389,9 @@ impl Staging {
             file.writers -= u32::from(writes);
             if slot.is_some_and(|slot| slot.how != How::Passthrough) {
                 file.cached -= 1;
+            }
+            if slot.is_some_and(|slot| slot.how == How::Direct) {
+                file.direct -= 1;
             }
             if let (Some(_), Some(backing)) = (through, &mut file.backing) {
                 backing.handles -= 1;
@@ -410,7 +433,15 @@ impl Staging {
 
 impl OpenFile {
     fn new(ino: Ino) -> Self {
-        Self { cell: FileCell::new(ino), handles: 0, writers: 0, cached: 0, writer: Caller { uid: 0, gid: 0, pid: 0 }, backing: None }
+        Self {
+            cell: FileCell::new(ino),
+            handles: 0,
+            writers: 0,
+            cached: 0,
+            direct: 0,
+            writer: Caller { uid: 0, gid: 0, pid: 0 },
+            backing: None,
+        }
     }
 }
 

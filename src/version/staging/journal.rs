@@ -28,7 +28,7 @@ use crate::version::error::{FsError, FsResult};
 const ROUND: Duration = Duration::from_secs(1);
 const ROUNDS_TO_SYNC: u32 = 5;
 /// About so many bytes are handed to the kernel at a time.
-const AT_ONCE: usize = 1 << 20;
+const CHUNK: usize = 1 << 20;
 
 impl Staging {
     /// fsync(2), fdatasync(2): the file's bytes and every edit so far are durable, and so is what the open version stands on. With `datasync`
@@ -107,13 +107,26 @@ impl Staging {
 
     /// `false`: something is to be made first, which nobody waits for who only writes behind.
     fn flush_journal(&self, journal: &VersionJournal, sync: Sync) -> FsResult<bool> {
-        while !self.try_flush(journal, sync)? {
+        loop {
+            self.prepare_files(journal)?;
+            if self.try_flush(journal, sync)? {
+                return Ok(true);
+            }
             if sync == Sync::Write {
                 return Ok(false);
             }
             journal.make_copies(&self.cx.store)?;
         }
-        Ok(true)
+    }
+
+    /// What the journal is to name must survive. Without its lock, since it may take a sync; before anything is taken from the queue: what a
+    /// full disk refuses is tried again, and nothing is lost by it.
+    fn prepare_files(&self, journal: &VersionJournal) -> FsResult<()> {
+        if journal.is_committed() || journal.owes(&self.cx.store) {
+            return Ok(());
+        }
+        let files: Vec<ObjectId> = journal.queue.lock().files.iter().copied().collect();
+        Ok(files.into_iter().try_for_each(|object| self.cx.store.objects().prepare_to_be_named(object))?)
     }
 
     fn try_flush(&self, journal: &VersionJournal, sync: Sync) -> FsResult<bool> {
@@ -135,9 +148,6 @@ impl Staging {
             // Before anything is taken from the queue: what a full disk refuses is tried again, and nothing is lost by it.
             file.journal = Some(self.cx.store.journal(journal.version)?);
         }
-        // Likewise: what the journal names must survive.
-        let files: Vec<ObjectId> = journal.queue.lock().files.iter().copied().collect();
-        files.into_iter().try_for_each(|object| self.cx.store.objects().prepare_to_be_named(object))?;
         let appended = self.append_to(&mut file, journal, sync);
         if let Err(error) = appended {
             // What was taken from the queue is in no journal: nothing later may be called durable.
@@ -172,7 +182,7 @@ impl Staging {
         };
         let Some(out) = &mut file.journal else { return Ok(true) };
         // Bytes first: a torn tail may lose what names them, not the other way round.
-        let mut most = AT_ONCE;
+        let mut most = CHUNK;
         for (object, ino) in small {
             if let Some(records) = self.small_bytes(object, ino)? {
                 out.append(&records)?;

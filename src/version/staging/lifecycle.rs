@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use super::Staging;
 use super::handles::{Backing, Slot};
 use super::state::{OpenVersion, Pending, State};
-use super::types::{Activity, Invalidation};
+use super::types::{Activity, Invalidation, StagingEvent};
 use super::working::{FileCell, Host, Work};
 use crate::ids::{Ino, VersionId};
 use crate::store::SealObject;
@@ -30,6 +30,13 @@ impl Staging {
     pub fn activity(&self) -> Activity {
         let mut state = self.lock();
         state.quiet_wanted |= state.writers > 0;
+        // What the kernel has written by itself nobody has told yet.
+        if state.open.is_none()
+            && state.writers > 0
+            && let Err(error) = state.refresh_all(&self.cx)
+        {
+            state.outbox.push(StagingEvent::Failed { what: format!("what was written in passthrough: {error}") });
+        }
         Activity {
             version: state.open.as_ref().map(|open| open.version),
             opened_at: state.open.as_ref().map(|open| open.opened_at),

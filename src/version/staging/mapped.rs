@@ -65,7 +65,14 @@ impl Staging {
     /// Lets go of the files that no mapping writes any more. Asks about those whose turn it is, or about `all`. What comes back is when to
     /// ask again.
     pub fn let_go_of_unmapped(&self, all: bool) -> Option<Instant> {
-        if self.lock().mapped.is_empty() {
+        let nothing_to_ask = {
+            let mut state = self.lock();
+            if state.mapped.is_empty() {
+                state.look_at = None;
+            }
+            state.mapped.is_empty()
+        };
+        if nothing_to_ask {
             return None;
         }
         let _gate = self.gate.read();
@@ -153,5 +160,6 @@ impl State {
     /// Forgets the released handle of a file that has gone stale.
     pub(super) fn forget_mapped(&mut self, file: &OpenFile) {
         self.mapped.retain(|mapped| !Arc::ptr_eq(&mapped.slot.cell, &file.cell));
+        self.look_at = self.mapped.iter().map(|mapped| mapped.again).min();
     }
 }

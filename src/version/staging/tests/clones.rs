@@ -104,7 +104,7 @@ fn sealed(passthrough: bool) -> (Bench, Arc<Cloning>) {
 #[test]
 fn who_opens_a_large_sealed_file_for_writing_writes_to_a_clone_and_the_sealed_bytes_stay() {
     let (bench, disk) = sealed(true);
-    assert!(bench.staging.waits_for_copy(bench.node("f")), "a clone takes time");
+    assert!(bench.staging.writer_waits(bench.node("f")), "a clone takes time");
     let opened = through(&bench, "f", libc::O_RDWR);
     assert_eq!(disk.clones(), 1);
     assert_eq!(bench.staging.activity().version, None, "nothing has changed");

@@ -213,3 +213,33 @@ fn a_daemon_that_dies_leaves_a_mapping_nothing_to_write_into() {
     mapping.write_all_at(b"later", 0).unwrap();
     assert_eq!(read_in(&snapshot, "f").unwrap(), noise(LARGE, 7));
 }
+
+#[test]
+fn after_a_mapped_file_has_gone_down_with_its_version_the_next_one_is_told_of() {
+    let bench = with_passthrough();
+    let gone = create(&bench, "gone", b"1");
+    let _mapping = map(&gone, true);
+    close(&bench, gone);
+    bench.staging.discard().unwrap();
+    let _earlier: Vec<_> = bench.events.try_iter().collect();
+    let next = create(&bench, "next", b"2");
+    let mapping = map(&next, true);
+    close(&bench, next);
+    assert!(bench.events.try_iter().any(|event| event == StagingEvent::Mapped), "somebody must know when to look again");
+    drop(mapping);
+    none_is_mapped(&bench);
+}
+
+#[test]
+fn what_the_kernel_wrote_and_nobody_told_of_is_a_change() {
+    let bench = with_passthrough();
+    bench.put("f", b"before");
+    let _ = bench.seal();
+    let opened = through(&bench, "f", libc::O_RDWR);
+    assert!(!bench.staging.activity().dirty, "it is only open");
+    backing(&opened).write_all_at(b"after", 0).unwrap();
+    assert!(bench.staging.activity().dirty, "who commits now has something to commit");
+    close(&bench, opened);
+    let (_, snapshot) = bench.seal();
+    assert_eq!(read_in(&snapshot, "f").unwrap(), b"aftere");
+}
