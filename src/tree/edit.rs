@@ -101,7 +101,8 @@ fn insert_in(nodes: &Nodes, node: &mut Arc<Node>, key: Key, value: Value) -> Res
             let inserted = insert_in(nodes, child.live(nodes, level)?, key, value)?;
             child.count += u64::from(inserted.old.is_none());
             match inserted.split {
-                None => return Ok(Inserted { old: inserted.old, split: None }),
+                // A lower bound may be a longer name: that can be too much as well.
+                None => (inserted.old, at),
                 Some((from, right)) => {
                     let right = Child::new(from, right);
                     child.count -= right.count;

@@ -170,6 +170,18 @@ impl World {
     }
 }
 
+#[test]
+fn a_node_whose_lowest_bound_grows_is_split_in_time() {
+    let mut world = World::new();
+    // Each goes below all that are there: the bound of the first child becomes a longer name or a shorter one, and most often no child comes in.
+    for n in (0..4_000_u32).rev() {
+        let name = format!("{n:04}{}", "x".repeat(n as usize * 97 % 250));
+        world.insert((Key::dirent(Ino(1), name.as_bytes()), Value::Dirent(Ino(u64::from(n)), FileKind::Regular)));
+        check_nodes(&world.tree);
+    }
+    world.check();
+}
+
 /// Every node is within its limits, counts are right, bounds hold.
 fn check_nodes(tree: &Tree) {
     fn below(tree: &Tree, node: &Node, from: Option<&Key>, to: Option<&Key>) -> u64 {
