@@ -52,8 +52,9 @@ impl Reserve {
     pub(super) fn spend(&self) -> bool {
         let mut state = self.0.lock();
         let Some(file) = state.file.as_ref().filter(|_| state.held > 0) else { return false };
-        // Some filesystems give blocks out again only once it is on disk that they are free.
-        let given = file.set_len(0).and_then(|()| file.sync_data());
+        // Some filesystems give blocks out again only once it is on disk that they are free, and btrfs only when all of it is: a sync of one
+        // file goes to its log, which frees nothing.
+        let given = file.set_len(0).and_then(|()| file.sync_data()).and_then(|()| Ok(nix::unistd::syncfs(file.host())?));
         state.held = 0;
         match given {
             Ok(()) => tracing::warn!("the disk is full: the room that was kept for this is in use now"),

@@ -43,6 +43,7 @@ struct FiemapExtent {
 /// `FS_IOC_FIEMAP`: `_IOWR('f', 11, struct fiemap)`, of which the extents are no part.
 const FS_IOC_FIEMAP: libc::Ioctl = 0xc020_660b_u32 as libc::Ioctl;
 const FIEMAP_EXTENT_LAST: u32 = 0x1;
+const FIEMAP_EXTENT_ENCODED: u32 = 0x8;
 const FIEMAP_EXTENT_SHARED: u32 = 0x2000;
 
 /// A run of a file's bytes on the disk.
@@ -52,7 +53,7 @@ pub struct Run {
     pub physical: u64,
     /// Its length in bytes.
     pub len: u64,
-    /// Whether other files may have the same blocks.
+    /// Whether other files may have the same blocks, as far as it can be said which.
     pub shared: bool,
 }
 
@@ -80,7 +81,8 @@ pub fn each_run(file: &File, mut each: impl FnMut(Run) -> bool) -> io::Result<()
         let found = map.extents.get(..map.mapped_extents as usize).unwrap_or_default();
         let Some(last) = found.last().copied() else { return Ok(()) };
         for extent in found {
-            let shared = extent.flags & FIEMAP_EXTENT_SHARED != 0;
+            // Of what is compressed the length on the disk is not told: it counts for itself.
+            let shared = extent.flags & (FIEMAP_EXTENT_SHARED | FIEMAP_EXTENT_ENCODED) == FIEMAP_EXTENT_SHARED;
             if !each(Run { physical: extent.physical, len: extent.length, shared }) {
                 return Ok(());
             }
