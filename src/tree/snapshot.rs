@@ -87,15 +87,21 @@ impl Snapshot {
 
     /// The links of the inode beside its own.
     pub fn further_links(&self, ino: Ino) -> Result<Vec<(Ino, Name)>, TreeError> {
+        self.links(ino).collect()
+    }
+
+    /// The first of them. It takes the same time however many there are.
+    pub fn further_link(&self, ino: Ino) -> Result<Option<(Ino, Name)>, TreeError> {
+        self.links(ino).next().transpose()
+    }
+
+    fn links(&self, ino: Ino) -> impl Iterator<Item = Result<(Ino, Name), TreeError>> {
         let first = Key { ino, part: Part::Link(Ino(0), Name::default()) };
-        let mut links = Vec::new();
-        for entry in self.tree.starting_at(&first) {
-            match entry?.0 {
-                Key { ino: of, part: Part::Link(dir, name) } if of == ino => links.push((dir, name)),
-                _ => break,
-            }
-        }
-        Ok(links)
+        self.tree.starting_at(&first).map_while(move |entry| match entry {
+            Ok((Key { ino: of, part: Part::Link(dir, name) }, _)) if of == ino => Some(Ok((dir, name))),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        })
     }
 
     /// The path of an entry of the directory.

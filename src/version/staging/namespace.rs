@@ -266,8 +266,8 @@ impl State {
             let mut left = InodeRecord { nlink: record.nlink - 1, ctime: now, changed_in: version, ..(*record).clone() };
             if record.parent == dir && *record.name == *name {
                 // The next link becomes the inode's own.
-                let links = snapshot.further_links(ino)?;
-                let (parent, name) = links.into_iter().next().ok_or_else(|| super::state::damaged(ino, "it has fewer names than links"))?;
+                let (parent, name) =
+                    snapshot.further_link(ino)?.ok_or_else(|| super::state::damaged(ino, "it has fewer names than links"))?;
                 edits.push((Key::link(ino, parent, &name), None));
                 (left.parent, left.name) = (parent, name);
             } else {
