@@ -61,9 +61,7 @@ impl Objects {
         let cloned =
             self.clone_blocks(&source, &target).and_then(|cloned| if cloned { target.set_len(len).map(|()| true) } else { Ok(false) });
         if let Ok(true) = cloned {
-            if let Some(Live::File { cloned, .. }) = self.live.write().get_mut(&to) {
-                *cloned = true;
-            }
+            self.inherits(to);
             return Ok(Some(target));
         }
         drop(target);
@@ -93,30 +91,37 @@ impl Objects {
         }
     }
 
-    /// Whether a journal may name the object now: its file survives the process, and if it is a clone, the power.
+    /// The object's file began with bytes that had been durable elsewhere.
+    pub fn inherits(&self, id: ObjectId) {
+        if let Some(Live::File { inherited, .. }) = self.live.write().get_mut(&id) {
+            *inherited = true;
+        }
+    }
+
+    /// Whether a journal may name the object now: its file survives the process, and if it has inherited bytes, the power.
     ///
-    /// What is new in a file nobody has been promised before its fsync. But what a clone shares was durable already, in the sealed version,
-    /// so it must be there when what is durable leads to the clone.
+    /// What is new in a file nobody has been promised before its fsync. But what it has inherited was durable already, in a sealed version or
+    /// by an fsync, so it must be there when what is durable leads to the new file.
     pub fn may_be_named(&self, id: ObjectId) -> bool {
-        !self.is_unnamed(id) && !self.is_fresh_clone(id)
+        !self.is_unnamed(id) && !self.is_fresh_heir(id)
     }
 
     /// Sees to it that a journal may name the object. That its bytes can't be written its own fsync tells, and its seal.
     pub fn prepare_to_be_named(&self, id: ObjectId) -> Result<()> {
         self.name(id)?;
-        if self.is_fresh_clone(id)
+        if self.is_fresh_heir(id)
             && let Err(error) = self.sync_file(id)
         {
-            tracing::warn!(%error, "a clone is not on the disk");
+            tracing::warn!(%error, "what a file has inherited is not on the disk");
             // It could not even be tried.
-            if self.is_fresh_clone(id) {
+            if self.is_fresh_heir(id) {
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    fn is_fresh_clone(&self, id: ObjectId) -> bool {
-        matches!(self.live.read().get(&id), Some(Live::File { cloned: true, named: false, poisoned: None }))
+    fn is_fresh_heir(&self, id: ObjectId) -> bool {
+        matches!(self.live.read().get(&id), Some(Live::File { inherited: true, named: false, poisoned: None }))
     }
 }

@@ -50,14 +50,14 @@ enum Live {
         named: bool,
         /// The errno of a sync that failed.
         poisoned: Option<i32>,
-        /// Whether it began as a clone of a sealed object.
-        cloned: bool,
+        /// Whether it began with bytes that had been durable elsewhere: as a clone, or with those of a small file.
+        inherited: bool,
     },
 }
 
 impl Live {
     const fn new_file() -> Self {
-        Self::File { named: false, poisoned: None, cloned: false }
+        Self::File { named: false, poisoned: None, inherited: false }
     }
 }
 

@@ -36,6 +36,9 @@ impl Staging {
             self.cx.store.objects().discard(object);
             return Ok(None);
         }
+        if record.size > 0 {
+            self.cx.store.objects().inherits(object);
+        }
         state.back(ino, object, &file)?;
         Ok(Some(file))
     }

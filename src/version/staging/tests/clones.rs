@@ -203,6 +203,26 @@ fn a_first_write_does_not_wait_for_the_disk_to_take_what_is_being_sealed() {
     assert!(read_in(frozen.snapshot(), "f").unwrap() == noise(LARGE, 1));
 }
 
+/// The same of a small file, whose bytes go to a host file for who writes it.
+#[test]
+fn a_journal_leads_to_a_small_file_s_new_host_file_only_once_its_old_bytes_are_there() {
+    let (bench, disk) = sealed(true);
+    bench.put("small", b"these were durable before");
+    let _ = bench.seal();
+    bench.put("other", b"small");
+    bench.staging.sync_all().unwrap();
+    disk.0.lock().done.clear();
+    let opened = through(&bench, "small", libc::O_RDWR);
+    backing(&opened).write_all_at(b"T", 0).unwrap();
+    // By way of another file.
+    bench.staging.fsync_dir(opened.handle).unwrap();
+    let done = disk.0.lock().done.clone();
+    let journaled = done.iter().position(|done| *done == Done::Journaled).expect("it is in the journal");
+    let before = &done[..journaled];
+    assert!(before.iter().any(|done| matches!(done, Done::Synced(_))), "{done:?}");
+    assert!(before.iter().any(|done| matches!(done, Done::SyncedName(_))), "{done:?}");
+}
+
 /// The sealed bytes were durable, so after a loss of power a file that was changed a little must not be all zeros, or gone: whatever makes
 /// a journal durable that leads to a clone.
 #[test]
