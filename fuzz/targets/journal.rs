@@ -84,11 +84,12 @@ fn batches(input: &mut Input<'_>) -> Vec<Vec<JournalRecord>> {
 }
 
 fn record(input: &mut Input<'_>) -> JournalRecord {
-    match input.below(5) {
+    match input.below(6) {
         0 => JournalRecord::Base { parent: VersionId(input.small()), opened_at: Timestamp { secs: 1, nanos: 2 } },
         1 => JournalRecord::Edit { key: input.run().to_vec(), value: (input.below(2) == 0).then(|| input.run().to_vec()) },
         2 => JournalRecord::Data { object: ObjectId(input.small()), offset: input.small(), bytes: input.run().to_vec() },
         3 => JournalRecord::Truncate { object: ObjectId(input.small()), len: input.small() },
+        4 => JournalRecord::InFile { object: ObjectId(input.small()) },
         _ => JournalRecord::Sealed { message: Some(String::from_utf8_lossy(input.run()).into_owned()) },
     }
 }

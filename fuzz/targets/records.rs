@@ -136,6 +136,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         JournalRecord::Edit { key: codec::encode(&Key::dirent(Ino(1), b"a")), value: None },
         JournalRecord::Data { object: ObjectId(1), offset: 3, bytes: b"abc".to_vec() },
         JournalRecord::Truncate { object: ObjectId(1), len: 2 },
+        JournalRecord::InFile { object: ObjectId(1) },
         JournalRecord::Sealed { message: Some("m".to_owned()) },
     ];
     let seed = |kind: u8, record: Vec<u8>| [&[kind][..], &record[1..]].concat();

@@ -73,7 +73,7 @@ impl Drop for Scratch {
 }
 
 fn record(input: &mut Input<'_>) -> JournalRecord {
-    match input.below(16) {
+    match input.below(17) {
         0 => JournalRecord::Base { parent: VersionId(input.small()), opened_at: Timestamp { secs: 1, nanos: 2 } },
         1 | 2 => JournalRecord::Data {
             object: ObjectId(input.small()),
@@ -84,6 +84,7 @@ fn record(input: &mut Input<'_>) -> JournalRecord {
         3 => JournalRecord::Truncate { object: ObjectId(input.small()), len: input.small() },
         4 => JournalRecord::Sealed { message: None },
         5 => JournalRecord::Edit { key: input.run().to_vec(), value: Some(input.run().to_vec()) },
+        16 => JournalRecord::InFile { object: ObjectId(input.small()) },
         7 => JournalRecord::Join {
             base: (input.below(2) == 0).then(|| (VersionId(input.small()), Timestamp { secs: 1, nanos: 2 })),
             edits: input.small(),

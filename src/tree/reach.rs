@@ -105,7 +105,7 @@ pub fn named_by_journals(store: &Store) -> Result<HashSet<ObjectId>, StoreError>
     for version in store.journals()? {
         for record in store.replay(version)? {
             match record {
-                JournalRecord::Data { object, .. } | JournalRecord::Truncate { object, .. } => {
+                JournalRecord::Data { object, .. } | JournalRecord::Truncate { object, .. } | JournalRecord::InFile { object } => {
                     named.insert(object);
                 }
                 // Asides that no join came for as well: it costs space, not content.

@@ -62,7 +62,7 @@ pub enum JournalRecord {
         #[serde(with = "codec::optional_bytes")]
         value: Option<Vec<u8>>,
     },
-    /// Bytes of an object held in memory.
+    /// Bytes of an object that has no file, or one without a name.
     Data {
         /// The object.
         object: ObjectId,
@@ -72,7 +72,7 @@ pub enum JournalRecord {
         #[serde(with = "codec::bytes")]
         bytes: Vec<u8>,
     },
-    /// A held object has a new length.
+    /// Such an object has a new length.
     Truncate {
         /// The object.
         object: ObjectId,
@@ -99,6 +99,11 @@ pub enum JournalRecord {
         base: Option<(VersionId, Timestamp)>,
         /// How many.
         edits: u64,
+    },
+    /// The object's bytes are in a file of its own, and durable there: what `Data` and `Truncate` said before is over.
+    InFile {
+        /// The object.
+        object: ObjectId,
     },
 }
 

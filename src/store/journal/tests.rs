@@ -53,6 +53,7 @@ fn every_kind() -> Vec<JournalRecord> {
         edit(3),
         JournalRecord::Data { object: ObjectId(9), offset: 1 << 40, bytes: (0..=255).collect() },
         JournalRecord::Truncate { object: ObjectId(9), len: 77 },
+        JournalRecord::InFile { object: ObjectId(9) },
         JournalRecord::Sealed { message: Some("done".to_owned()) },
     ]
 }

@@ -121,6 +121,11 @@ impl Objects {
         Ok(())
     }
 
+    /// Whether the object has a file whose name is on disk, with the bytes of when it got that, and no sync of it has failed since.
+    pub fn is_durable_file(&self, id: ObjectId) -> bool {
+        matches!(self.live.read().get(&id), Some(Live::File { named: true, poisoned: None, .. }))
+    }
+
     fn is_fresh_heir(&self, id: ObjectId) -> bool {
         matches!(self.live.read().get(&id), Some(Live::File { inherited: true, named: false, poisoned: None }))
     }

@@ -2,16 +2,16 @@
 //!
 //! To give a file a name and to take it away again costs more than writing a few pages. Most files are small, and closed before anybody
 //! asks for their bytes to be durable: then the bytes move to memory, on their way into a pack, and the next new file gets the host
-//! file. It gets a name when something durable is to lead to it: a sync, the journal, a seal. Until then it is like memory: it ends with
-//! the process.
+//! file. It gets a name when something durable is to lead to it: a sync or the journal (which take along the bytes of small ones instead), a
+//! seal. Until then it is like memory: it ends with the process.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use super::{Live, Objects, file_name};
+use super::{Live, Objects, file_name, read_error, read_up_to};
 use crate::ids::ObjectId;
-use crate::store::{HostFile, Result};
+use crate::store::{HostFile, Result, StoreError};
 
 /// So many files wait for their next use at most.
 const SPARE: usize = 64;
@@ -37,6 +37,26 @@ impl Objects {
     #[must_use]
     pub fn is_unnamed(&self, id: ObjectId) -> bool {
         self.files.unnamed(id).is_some()
+    }
+
+    /// All bytes of a file that has no name, if they are `most` at most.
+    pub fn unnamed_bytes(&self, id: ObjectId, most: u64) -> Result<Option<Vec<u8>>> {
+        let Some((file, len)) = self.unnamed_file(id)?.filter(|(_, len)| *len <= most) else { return Ok(None) };
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let read = read_up_to(&file, &mut bytes, 0).map_err(|error| read_error(&file_name(id), error))?;
+        bytes.truncate(read);
+        Ok(Some(bytes))
+    }
+
+    /// How many bytes there are in a file that has no name; `None` if it has one.
+    pub fn unnamed_len(&self, id: ObjectId) -> Result<Option<u64>> {
+        Ok(self.unnamed_file(id)?.map(|(_, len)| len))
+    }
+
+    fn unnamed_file(&self, id: ObjectId) -> Result<Option<(Arc<HostFile>, u64)>> {
+        let Some(file) = self.files.unnamed(id) else { return Ok(None) };
+        let len = file.metadata().map_err(|error| StoreError::io(format!("stat {}", file_name(id)), error))?.len();
+        Ok(Some((file, len)))
     }
 
     /// Sees to it that a pending object's file has a name, though not a durable one yet: it survives the process.

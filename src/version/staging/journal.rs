@@ -44,7 +44,7 @@ impl Staging {
     }
 
     fn sync_file(&self, cell: &FileCell, datasync: bool) -> FsResult<()> {
-        let (object, only_times) = {
+        let (object, along, only_times) = {
             let mut state = self.lock();
             state.refresh(&self.cx, cell.ino)?;
             let record = state.record(cell.ino)?;
@@ -53,12 +53,21 @@ impl Staging {
                 Content::Extents => state.overlay(cell.ino),
                 _ => None,
             };
-            (object, datasync && object.is_some() && state.is_saved_but_for_times(cell.ino, &record)?)
+            let journal = state.open.as_ref().filter(|_| !state.orphans.contains_key(&cell.ino)).map(|open| &open.journal);
+            let along = object.filter(|object| journal.is_some_and(|journal| self.goes_along(journal, *object)));
+            let object = object.filter(|_| along.is_none());
+            (object, along, datasync && object.is_some() && state.is_saved_but_for_times(cell.ino, &record)?)
         };
         if let Some(object) = object {
             self.cx.store.objects().sync(object)?;
         }
-        if only_times { Ok(()) } else { self.save(Sync::Journal) }
+        if only_times {
+            return Ok(());
+        }
+        self.save(Sync::Journal)?;
+        // It may have grown meanwhile: then the journal leads to its file.
+        let named = along.filter(|object| !self.cx.store.objects().is_unnamed(*object));
+        named.map_or(Ok(()), |object| Ok(self.cx.store.objects().sync(object)?))
     }
 
     /// fsync(2) of a directory.
@@ -126,7 +135,8 @@ impl Staging {
             return Ok(());
         }
         let files: Vec<ObjectId> = journal.queue.lock().files.iter().copied().collect();
-        Ok(files.into_iter().try_for_each(|object| self.cx.store.objects().prepare_to_be_named(object))?)
+        let mut named = files.into_iter().filter(|object| !self.goes_along(journal, *object));
+        Ok(named.try_for_each(|object| self.cx.store.objects().prepare_to_be_named(object))?)
     }
 
     fn try_flush(&self, journal: &VersionJournal, sync: Sync) -> FsResult<bool> {
@@ -168,23 +178,28 @@ impl Staging {
 
     /// `false`: something has come in between. It was a freeze, and what that queued waits for copies; or a host file that must be seen to.
     fn append_to(&self, file: &mut JournalFile, journal: &VersionJournal, sync: Sync) -> FsResult<bool> {
-        let (batches, small, files, sealed, changes) = {
+        let along = self.take_along(journal);
+        let (batches, small, files, in_file, sealed, changes) = {
             let mut queue = journal.queue.lock();
             if queue.owes(&self.cx.store) || !queue.files.iter().all(|object| self.cx.store.objects().may_be_named(*object)) {
+                queue.files.extend(along.iter().map(|(object, _)| *object));
                 return Ok(false);
             }
+            along.iter().for_each(|(object, bytes)| queue.along.took(*object, bytes.len()));
+            let in_file = queue.are_in_files(&self.cx.store);
             let files = if sync == Sync::All { std::mem::take(&mut queue.files) } else { BTreeSet::new() };
             // Until its host files are durable, a frozen version is not whole.
             let sealed = if sync == Sync::All || queue.files.is_empty() { queue.sealed.take() } else { None };
             // A seal that waits for its files keeps the journal from being all that was queued.
             let changes = if queue.sealed.is_none() { queue.changes } else { 0 };
-            (std::mem::take(&mut queue.batches), std::mem::take(&mut queue.small), files, sealed, changes)
+            (std::mem::take(&mut queue.batches), std::mem::take(&mut queue.small), files, in_file, sealed, changes)
         };
         let Some(out) = &mut file.journal else { return Ok(true) };
         // Bytes first: a torn tail may lose what names them, not the other way round.
         let mut most = CHUNK;
-        for (object, ino) in small {
-            if let Some(records) = self.small_bytes(object, ino)? {
+        let along = along.into_iter().map(|(object, bytes)| Ok(Some(whole(object, bytes))));
+        for records in along.chain(small.into_iter().map(|(object, ino)| self.small_bytes(object, ino))) {
+            if let Some(records) = records? {
                 out.append(&records)?;
             }
             // Memory for all of them would have to be had from the kernel first. What a full disk refuses now is tried again at the end.
@@ -194,6 +209,10 @@ impl Staging {
         }
         for object in files {
             self.sync_object(object)?;
+        }
+        // Before the edits that tell their lengths.
+        for object in in_file {
+            out.append(&[JournalRecord::InFile { object }])?;
         }
         for batch in batches {
             batch.append_to(out)?;
@@ -229,11 +248,7 @@ impl Staging {
                 return Ok(Some(records));
             }
         }
-        let Some(bytes) = self.cx.store.objects().held(object) else { return Ok(None) };
-        Ok(Some(vec![
-            JournalRecord::Truncate { object, len: bytes.len() as u64 },
-            JournalRecord::Data { object, offset: 0, bytes: bytes.to_vec() },
-        ]))
+        Ok(self.cx.store.objects().held(object).map(|bytes| whole(object, bytes.to_vec())))
     }
 
     /// One round of the writer. A failure is told once, not every second; whether it fails comes back.
@@ -293,6 +308,11 @@ impl super::state::State {
         let through: Vec<Ino> = self.files.iter().filter(|(_, file)| file.backing.is_some()).map(|(ino, _)| *ino).collect();
         through.into_iter().try_for_each(|ino| self.refresh(cx, ino))
     }
+}
+
+/// All bytes of an object.
+fn whole(object: ObjectId, bytes: Vec<u8>) -> Vec<JournalRecord> {
+    vec![JournalRecord::Truncate { object, len: bytes.len() as u64 }, JournalRecord::Data { object, offset: 0, bytes }]
 }
 
 pub(super) fn errno_of(error: &FsError) -> i32 {

@@ -13,6 +13,7 @@
 //! while they hold the state's, because then nobody else holds one. No lock but the gate is held while bytes go to or from
 //! a host file, except the file's own cell; none at all while an event is sent.
 
+mod along;
 mod attr;
 mod clone;
 mod data;

@@ -112,6 +112,10 @@ fn read(version: VersionId, records: Vec<JournalRecord>) -> FsResult<Option<Told
                 let len = usize::try_from(len).unwrap_or(usize::MAX);
                 told.bytes.entry(object).or_default().truncate(len);
             }
+            JournalRecord::InFile { object } => {
+                told.objects.insert(object);
+                told.bytes.remove(&object);
+            }
             JournalRecord::Sealed { message } => told.sealed = Some(message),
         }
     }

@@ -1,6 +1,7 @@
 //! Tests of staging without a mount: one rule each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod along;
 mod bench;
 mod clones;
 mod content;

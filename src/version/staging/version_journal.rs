@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::along::Along;
 use super::state::Edit;
 use crate::clock::Timestamp;
 use crate::ids::{Ino, ObjectId, VersionId};
@@ -35,6 +36,7 @@ pub(super) struct Queue {
     pub(super) small: BTreeMap<ObjectId, Ino>,
     /// Host files with bytes that may not be durable.
     pub(super) files: BTreeSet<ObjectId>,
+    pub(super) along: Along,
     /// Host files that no edit leads to any more, and those of the flush before. The journal on disk still does, until it says otherwise.
     removed: Vec<ObjectId>,
     removed_before: Vec<ObjectId>,

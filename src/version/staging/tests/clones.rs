@@ -203,7 +203,7 @@ fn a_first_write_does_not_wait_for_the_disk_to_take_what_is_being_sealed() {
     assert!(read_in(frozen.snapshot(), "f").unwrap() == noise(LARGE, 1));
 }
 
-/// The same of a small file, whose bytes go to a host file for who writes it.
+/// The same of a small file, whose bytes go to a host file for who writes it, once it is not small any more.
 #[test]
 fn a_journal_leads_to_a_small_file_s_new_host_file_only_once_its_old_bytes_are_there() {
     let (bench, disk) = sealed(true);
@@ -213,7 +213,7 @@ fn a_journal_leads_to_a_small_file_s_new_host_file_only_once_its_old_bytes_are_t
     bench.staging.sync_all().unwrap();
     disk.0.lock().done.clear();
     let opened = through(&bench, "small", libc::O_RDWR);
-    backing(&opened).write_all_at(b"T", 0).unwrap();
+    backing(&opened).write_all_at(b"T", LARGE as u64).unwrap();
     // By way of another file.
     bench.staging.fsync_dir(opened.handle).unwrap();
     let done = disk.0.lock().done.clone();

@@ -1,0 +1,98 @@
+//! Small files that are synced, or waited for by the journal, while they are open in passthrough: the journal takes their bytes along.
+//!
+//! A host file that is to be durable needs a name and a sync of its own, which changes what the host knows of its files: on ext4 a commit
+//! of the host's journal (0.7 ms where a flush takes 0.2). Most files that are synced at all are small and new, like the rollback journal
+//! of each of SQLite's transactions, or what replaces a file. So as long as a small file has no name its bytes go into our journal whenever
+//! they are to last, and one sync makes these and the edits durable.
+//!
+//! From then on the journal has something of the object that a replay believes, whatever became of the file. When it gets a name after all
+//! (it grew, or was synced too often) it is synced first, as what has inherited durable bytes always is, and an `InFile` record says so.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::Staging;
+use super::version_journal::{Queue, VersionJournal};
+use crate::ids::ObjectId;
+use crate::store::Store;
+
+/// At most about so many bytes of one file are taken: who syncs it again and again is better off with its own file.
+const OF_ONE: u64 = 256 << 10;
+/// Of all files together: a journal is read as a whole when it is needed. (In tests next to nothing.)
+const OF_ALL: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
+/// What a file counts for at least.
+const LEAST: u64 = 4 << 10;
+
+/// Which files' bytes a journal has taken along.
+#[derive(Debug, Default)]
+pub(super) struct Along {
+    /// How many bytes of each, all times together. At most `OF_ALL / LEAST` files.
+    taken: HashMap<ObjectId, u64>,
+    all: u64,
+}
+
+impl Along {
+    fn has_room(&self, object: ObjectId) -> bool {
+        self.all < OF_ALL && self.taken.get(&object).is_none_or(|taken| *taken < OF_ONE)
+    }
+
+    /// The journal takes that many bytes of the object.
+    pub(super) fn took(&mut self, object: ObjectId, len: usize) {
+        let len = (len as u64).max(LEAST);
+        self.all += len;
+        *self.taken.entry(object).or_default() += len;
+    }
+}
+
+impl Queue {
+    /// Those whose bytes the journal has, and which are in files that it may lead to instead from now on.
+    pub(super) fn are_in_files(&mut self, store: &Store) -> Vec<ObjectId> {
+        let Self { files, along, .. } = self;
+        let over = |object: &&ObjectId| along.taken.contains_key(*object) && store.objects().is_durable_file(**object);
+        let over: Vec<ObjectId> = files.iter().filter(over).copied().collect();
+        // They have names: they are never taken again.
+        for object in &over {
+            along.taken.remove(object);
+        }
+        over
+    }
+}
+
+impl Staging {
+    /// Whether the journal takes the object's bytes with its next flush, so that its host file needs neither a name nor a sync.
+    pub(super) fn goes_along(&self, journal: &VersionJournal, object: ObjectId) -> bool {
+        let small = |len| len <= self.cx.options.small_file;
+        journal.queue.lock().along.has_room(object) && self.cx.store.objects().unnamed_len(object).is_ok_and(|len| len.is_some_and(small))
+    }
+
+    /// Takes what goes along from the host files that are to be seen to.
+    pub(super) fn take_along(&self, journal: &VersionJournal) -> Vec<(ObjectId, Vec<u8>)> {
+        let objects = self.cx.store.objects();
+        // From the queue first: what is written from now on is queued again when it is seen.
+        let candidates: BTreeSet<ObjectId> = {
+            let mut queue = journal.queue.lock();
+            let Queue { files, along, .. } = &mut *queue;
+            let (candidates, others) =
+                std::mem::take(files).into_iter().partition(|object| along.has_room(*object) && objects.is_unnamed(*object));
+            *files = others;
+            candidates
+        };
+        let mut taken = Vec::with_capacity(candidates.len());
+        for object in candidates {
+            match objects.unnamed_bytes(object, self.cx.options.small_file) {
+                Ok(Some(bytes)) => {
+                    objects.inherits(object);
+                    taken.push((object, bytes));
+                }
+                // It grew, or got a name, or can't be read, which its own sync tells.
+                other => {
+                    let mut queue = journal.queue.lock();
+                    if other.is_err() {
+                        queue.along.took(object, OF_ONE as usize);
+                    }
+                    queue.files.insert(object);
+                }
+            }
+        }
+        taken
+    }
+}
