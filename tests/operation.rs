@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -228,6 +228,45 @@ fn a_program_that_outlives_its_daemon_changes_nothing_of_what_is_mounted_again()
         sandbox.on(["scrub"]).expect(0);
         assert_eq!(file.sync_all().unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
     }
+}
+
+#[test]
+fn what_was_synced_in_any_way_is_there_after_a_kill() {
+    let sandbox = Sandbox::new();
+    sandbox.init(CONFIG).mount();
+    let at = |name: &str| sandbox.staging().join(name);
+    let open = |name: &str, flags: i32| {
+        let mut options = fs::File::options();
+        options.read(true).write(true).create(true).custom_flags(flags).open(at(name)).unwrap()
+    };
+    for (name, flags) in [("O_SYNC", libc::O_SYNC), ("O_DSYNC", libc::O_DSYNC), ("fsync", 0), ("fdatasync", 0), ("beside", 0)] {
+        let plain = open(name, if name == "beside" { 0 } else { flags });
+        plain.write_all_at(b"synced", 0).unwrap();
+        // In place, then longer.
+        let durable = if name == "beside" { open(name, libc::O_DSYNC) } else { plain };
+        for (place, bytes) in [(0, b"S"), (6, b"!")] {
+            durable.write_all_at(bytes, place).unwrap();
+            match name {
+                "fsync" => durable.sync_all().unwrap(),
+                "fdatasync" => durable.sync_data().unwrap(),
+                _ => {}
+            }
+        }
+    }
+    let large = open("grown", 0);
+    large.write_all_at(b"small at first", 0).unwrap();
+    large.sync_all().unwrap();
+    large.write_all_at(&[b'x'; 400_000], 14).unwrap();
+    large.sync_data().unwrap();
+    sandbox.kill_daemon();
+    sandbox.mount();
+    for name in ["O_SYNC", "O_DSYNC", "fsync", "fdatasync", "beside"] {
+        assert_eq!(fs::read(at(name)).unwrap(), b"Synced!", "{name}");
+    }
+    let grown = fs::read(at("grown")).unwrap();
+    assert!(grown.len() == 400_014 && grown.starts_with(b"small at first") && grown[14..].iter().all(|byte| *byte == b'x'));
+    sandbox.on(["commit", "--wait"]).expect(0);
+    assert_eq!(fs::read(sandbox.mnt().join("versions/latest/beside")).unwrap(), b"Synced!");
 }
 
 /// Stores through a mapping after the file was closed, and in one case removed; prints what a read finds then.

@@ -105,6 +105,8 @@ impl Opener {
             OpenMode::Direct if self.direct => Served::Here(quiet | FopenFlags::FOPEN_DIRECT_IO),
             OpenMode::Direct => Served::Here(quiet),
             OpenMode::Passthrough(file) => match self.backings.open(opened.handle, file.host(), register) {
+                // What the kernel does itself is left to mappings then.
+                Ok(id) if opened.synchronous => Served::Kernel(quiet | FopenFlags::FOPEN_DIRECT_IO, id),
                 Ok(id) => Served::Kernel(quiet, id),
                 Err(error) => {
                     // The probe at mount succeeded, so this is rare: a handle that the page cache knows nothing of is always right.

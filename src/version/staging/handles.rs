@@ -39,6 +39,8 @@ pub(super) struct FileSlot {
     pub(super) write: bool,
     pub(super) append: bool,
     how: How,
+    /// Every write is to be durable, and the kernel does not ask for it: `true` if its bytes and length are enough (`O_DSYNC`).
+    pub(super) durable: Option<bool>,
     /// Who made the file with this handle.
     maker: Option<u32>,
 }
@@ -108,6 +110,12 @@ impl Drop for InUse<'_> {
 }
 
 const ACCESS_MODE: i32 = libc::O_ACCMODE;
+
+/// Whether every write is to be durable (`O_SYNC` has the bit of `O_DSYNC`, too). In passthrough the kernel would see to the bytes in the host
+/// file, and not to what leads to them, so these writes come here. Through the page cache it sends an fsync after each.
+const fn is_synchronous(flags: i32) -> bool {
+    flags & ACCESS_MODE != libc::O_RDONLY && flags & libc::O_DSYNC != 0
+}
 
 impl Staging {
     /// Opens a regular file; `flags` are open(2)'s.
@@ -186,7 +194,8 @@ impl Staging {
     /// Opens a file that the caller has just made.
     pub(super) fn open_new(&self, state: &mut State, caller: &Caller, ino: Ino, flags: i32) -> FsResult<Opened> {
         // Who is going to read as well, or to map, is better off with pages.
-        let opened = match flags & ACCESS_MODE == libc::O_WRONLY && self.habits.expect_small(caller.pid) {
+        let plain = flags & ACCESS_MODE == libc::O_WRONLY && !is_synchronous(flags);
+        let opened = match plain && self.habits.expect_small(caller.pid) {
             true => self.open_as(state, caller, ino, flags, OpenMode::Direct),
             false => self.open_in(state, caller, ino, flags)?,
         };
@@ -237,9 +246,11 @@ impl Staging {
             file.writer = *caller;
         }
         let cell = Arc::clone(&file.cell);
-        let slot = FileSlot { cell, read, write, append: flags & libc::O_APPEND != 0, how, maker: None };
+        let synchronous = how == How::Passthrough && is_synchronous(flags);
+        let durable = synchronous.then_some(flags & libc::O_SYNC != libc::O_SYNC);
+        let slot = FileSlot { cell, read, write, append: flags & libc::O_APPEND != 0, how, durable, maker: None };
         state.writers += u64::from(write);
-        Opened { handle: state.add_handle(Slot::File(slot)), mode }
+        Opened { handle: state.add_handle(Slot::File(slot)), mode, synchronous }
     }
 
     /// An inode must never be open in passthrough and in another way at once, nor on two host files: the kernel answers EIO. Files whose

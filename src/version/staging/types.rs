@@ -120,6 +120,8 @@ pub struct Opened {
     pub handle: Handle,
     /// How the kernel must treat it.
     pub mode: OpenMode,
+    /// In passthrough: reads and writes are to come here all the same, because each write is to be durable.
+    pub synchronous: bool,
 }
 
 /// How to rename.

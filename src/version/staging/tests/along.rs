@@ -256,3 +256,45 @@ fn a_frozen_version_has_what_its_files_had_when_they_were_synced_and_closed() {
     assert_eq!(bench.get("f"), b"synced and closed");
     assert_eq!(bench.staging.activity().version, None, "it was sealed at the start");
 }
+
+#[test]
+fn a_write_that_is_to_be_durable_is_with_all_that_leads_to_it() {
+    for (how, passthrough) in [(libc::O_DSYNC, true), (libc::O_SYNC, true), (libc::O_DSYNC, false), (0, true)] {
+        let bench = if passthrough { with_passthrough() } else { Bench::new() };
+        let flags = libc::O_WRONLY | libc::O_CREAT | how;
+        for name in ["a", "b", "c", "d", "e"] {
+            // A habit of small files makes no difference.
+            let (_, opened) = bench.staging.create(&ROOT, TOP, name.as_bytes(), 0o644, 0, flags).unwrap();
+            assert_eq!(opened.synchronous, passthrough && how != 0, "{how:o}");
+            // What the kernel does of it where it asks for an fsync by itself.
+            bench.write(opened.handle, 0, name.as_bytes());
+            if !passthrough {
+                bench.staging.fsync(opened.handle, true).unwrap();
+            }
+            bench.write(opened.handle, 1, b" and more");
+            if !passthrough {
+                bench.staging.fsync(opened.handle, true).unwrap();
+            }
+        }
+        let bench = bench.crash();
+        for name in ["a", "b", "c", "d", "e"] {
+            match how {
+                0 => assert!(bench.lookup(name).is_err(), "nobody has promised anything"),
+                _ => assert_eq!(bench.get(name), [name.as_bytes(), b" and more"].concat(), "{how:o}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn who_wants_durable_writes_has_them_beside_others_that_have_the_file_in_passthrough() {
+    let bench = with_passthrough();
+    let plain = new(&bench, "f");
+    write(&plain, 0, b"plain");
+    let durable = through(&bench, "f", libc::O_RDWR | libc::O_DSYNC);
+    assert!(durable.synchronous && std::ptr::eq(backing(&plain), backing(&durable)));
+    bench.write(durable.handle, 5, b", durable");
+    write(&plain, 14, b", late");
+    assert_eq!(bench.read_all(durable.handle), b"plain, durable, late");
+    assert!(bench.crash().get("f").starts_with(b"plain, durable"));
+}

@@ -277,7 +277,7 @@ fn what_is_mapped_is_open_until_it_is_unmapped() {
     for (name, len) in [("small", 5), ("f", LARGE as u64)] {
         let opened = through(&bench, name, libc::O_RDWR);
         let mapping = mapped(&opened);
-        let Opened { handle, mode } = opened;
+        let Opened { handle, mode, .. } = opened;
         // The kernel has let go of its own.
         drop(mode);
         bench.staging.release(handle);
@@ -301,7 +301,7 @@ fn stores_into_a_mapping_after_a_forced_seal_are_the_next_version_s() {
     let opened = through(&bench, "f", libc::O_RDWR);
     let mapping = mapped(&opened);
     mapping.write_all_at(b"one", 0).unwrap();
-    let Opened { handle, mode } = opened;
+    let Opened { handle, mode, .. } = opened;
     drop(mode);
     bench.staging.release(handle);
     let (_, first) = bench.seal();

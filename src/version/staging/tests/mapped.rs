@@ -22,7 +22,7 @@ fn map(opened: &Opened, write: bool) -> File {
 }
 
 fn close(bench: &Bench, opened: Opened) -> Handle {
-    let Opened { handle, mode } = opened;
+    let Opened { handle, mode, .. } = opened;
     // The kernel has let go of its own.
     drop(mode);
     bench.staging.release(handle);
@@ -86,7 +86,7 @@ fn who_only_reads_by_a_mapping_or_a_handle_keeps_nothing_open() {
     }
     let bench = with_passthrough();
     let writer = create(&bench, "f", &noise(LARGE, 3));
-    let Opened { handle: reader, mode } = through(&bench, "f", libc::O_RDONLY);
+    let Opened { handle: reader, mode, .. } = through(&bench, "f", libc::O_RDONLY);
     drop(mode);
     close(&bench, writer);
     none_is_mapped(&bench);
@@ -107,7 +107,7 @@ fn a_mapping_is_told_from_those_who_have_the_file_open_for_reading() {
     let bench = with_passthrough();
     let writer = create(&bench, "f", &noise(LARGE, 4));
     let mapping = map(&writer, true);
-    let Opened { handle: reader, mode } = through(&bench, "f", libc::O_RDONLY);
+    let Opened { handle: reader, mode, .. } = through(&bench, "f", libc::O_RDONLY);
     drop(mode);
     close(&bench, writer);
     assert_eq!(writers(&bench), (1, 1));
