@@ -253,6 +253,16 @@ fn what_was_synced_in_any_way_is_there_after_a_kill() {
             }
         }
     }
+    // The kernel tells nobody of an msync.
+    let mapped = open("mapped", 0);
+    mapped.write_all_at(&[b'a'; 4096], 0).unwrap();
+    mapped.sync_all().unwrap();
+    let own_files =
+        || fs::read_dir(sandbox.store().join("objects")).unwrap().flat_map(|dir| fs::read_dir(dir.unwrap().path()).unwrap()).count();
+    let through = sandbox.status()["mode"] == "passthrough";
+    eventually("the journal leads to the file itself", || !through || own_files() > 0);
+    let code = "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); m[0:4] = b'sync'; m.flush()";
+    assert!(Command::new("python3").args(["-c", code]).arg(at("mapped")).status().unwrap().success());
     let large = open("grown", 0);
     large.write_all_at(b"small at first", 0).unwrap();
     large.sync_all().unwrap();

@@ -7,13 +7,18 @@
 //!
 //! From then on the journal has something of the object that a replay believes, whatever became of the file. When it gets a name after all
 //! (it grew, or was synced too often) it is synced first, as what has inherited durable bytes always is, and an `InFile` record says so.
+//!
+//! That happens in any case to a file that is still there after a moment, behind its writer's back: it may be mapped, and an msync, of which
+//! nobody hears, is to make the bytes durable that lie where the journal leads to.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::Staging;
-use super::version_journal::{Queue, VersionJournal};
+use super::version_journal::{Queue, Sync, VersionJournal};
 use crate::ids::ObjectId;
 use crate::store::Store;
+use crate::version::error::FsResult;
 
 /// At most about so many bytes of one file are taken: who syncs it again and again is better off with its own file.
 const OF_ONE: u64 = 256 << 10;
@@ -28,6 +33,8 @@ pub(super) struct Along {
     /// How many bytes of each, all times together. At most `OF_ALL / LEAST` files.
     taken: HashMap<ObjectId, u64>,
     all: u64,
+    /// Those since the last look at which are still there.
+    fresh: BTreeSet<ObjectId>,
 }
 
 impl Along {
@@ -40,6 +47,16 @@ impl Along {
         let len = (len as u64).max(LEAST);
         self.all += len;
         *self.taken.entry(object).or_default() += len;
+        self.fresh.insert(object);
+    }
+
+    /// The object is gone, or somewhere else.
+    pub(super) fn forget(&mut self, object: ObjectId) {
+        self.fresh.remove(&object);
+    }
+
+    fn no_more_of(&mut self, object: ObjectId) {
+        *self.taken.entry(object).or_default() += OF_ONE;
     }
 }
 
@@ -87,12 +104,32 @@ impl Staging {
                 other => {
                     let mut queue = journal.queue.lock();
                     if other.is_err() {
-                        queue.along.took(object, OF_ONE as usize);
+                        queue.along.no_more_of(object);
                     }
                     queue.files.insert(object);
                 }
             }
         }
         taken
+    }
+    /// Has the journal's writer look at what was taken, in a moment.
+    pub(super) fn look_again(&self) {
+        // One look is enough for all.
+        let _asked_already = self.alive.as_ref().map(|writer| writer.try_send(()));
+    }
+
+    /// What was taken along and is still there gets a name, and the journal leads to it.
+    pub(super) fn settle_along(&self) -> FsResult<()> {
+        let Some(journal) = self.lock().open.as_ref().map(|open| Arc::clone(&open.journal)) else { return Ok(()) };
+        let mut queue = journal.queue.lock();
+        let fresh = std::mem::take(&mut queue.along.fresh);
+        let still: Vec<ObjectId> = fresh.into_iter().filter(|object| self.cx.store.objects().is_unnamed(*object)).collect();
+        if still.is_empty() {
+            return Ok(());
+        }
+        still.iter().for_each(|object| queue.along.no_more_of(*object));
+        queue.files.extend(still);
+        drop(queue);
+        self.save(Sync::Journal)
     }
 }

@@ -27,6 +27,8 @@ use crate::version::error::{FsError, FsResult};
 /// How often the writer hands edits to the kernel, and in how many rounds it makes them durable.
 const ROUND: Duration = Duration::from_secs(1);
 const ROUNDS_TO_SYNC: u32 = 5;
+/// After so long, what is made, synced and removed is over.
+const MOMENT: Duration = Duration::from_millis(10);
 /// About so many bytes are handed to the kernel at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -39,7 +41,7 @@ impl Staging {
         slot.cell.check_poison()?;
         self.sync_file(&slot.cell, datasync).inspect_err(|error| {
             slot.cell.poison();
-            self.told(&format!("fsync of inode {}: {error}", slot.cell.ino), error);
+            self.told(&format!("fsync of inode {}", slot.cell.ino), error);
         })
     }
 
@@ -65,6 +67,9 @@ impl Staging {
             return Ok(());
         }
         self.save(Sync::Journal)?;
+        if along.is_some() {
+            self.look_again();
+        }
         // It may have grown meanwhile: then the journal leads to its file.
         let named = along.filter(|object| !self.cx.store.objects().is_unnamed(*object));
         named.map_or(Ok(()), |object| Ok(self.cx.store.objects().sync(object)?))
@@ -72,7 +77,7 @@ impl Staging {
 
     /// fsync(2) of a directory.
     pub fn fsync_dir(&self, _handle: Handle) -> FsResult<()> {
-        self.save(Sync::Journal).inspect_err(|error| self.told(&format!("fsync of a directory: {error}"), error))
+        self.save(Sync::Journal).inspect_err(|error| self.told("fsync of a directory", error))
     }
 
     /// Makes everything durable: for an orderly end.
@@ -81,7 +86,7 @@ impl Staging {
     }
 
     /// Brings the journals up to date.
-    fn save(&self, sync: Sync) -> FsResult<()> {
+    pub(super) fn save(&self, sync: Sync) -> FsResult<()> {
         let (frozen, open, removed) = {
             let mut state = self.lock();
             state.refresh_all(&self.cx)?;
@@ -279,7 +284,7 @@ impl Staging {
     /// What has failed for good was told when it failed: who asks again and again does not fill the log.
     fn told(&self, what: &str, error: &FsError) {
         if !matches!(error, FsError::Store(StoreError::Poisoned { .. }) | FsError::Poisoned) {
-            self.failed(what);
+            self.failed(&format!("{what}: {error}"));
         }
     }
 
@@ -322,16 +327,33 @@ pub(super) fn errno_of(error: &FsError) -> i32 {
     }
 }
 
-/// Starts the thread that writes behind. It ends when `stopped` is disconnected or staging is gone.
-pub(super) fn start_writer(staging: &Arc<Staging>, stopped: Receiver<()>) -> FsResult<()> {
+/// Starts the thread that writes behind, and looks again a moment after it was asked to. It ends when `asked` is disconnected or staging is
+/// gone.
+pub(super) fn start_writer(staging: &Arc<Staging>, asked: Receiver<()>) -> FsResult<()> {
+    let clock = Arc::clone(&staging.cx.clock);
     let staging = Arc::downgrade(staging);
     let run = move || {
         let (mut round, mut failing) = (0, false);
-        while stopped.recv_timeout(ROUND) == Err(RecvTimeoutError::Timeout) {
-            round = (round + 1) % ROUNDS_TO_SYNC;
+        let mut due = clock.instant() + ROUND;
+        loop {
+            let look = match asked.recv_timeout(due.saturating_duration_since(clock.instant())) {
+                Ok(()) => true,
+                Err(RecvTimeoutError::Timeout) => false,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if look {
+                std::thread::sleep(MOMENT);
+            }
             // Nobody waits for a thread that holds the last of it.
             let Some(staging) = staging.upgrade() else { break };
-            failing = staging.write_behind(round == 0, failing);
+            if look && let Err(error) = staging.settle_along() {
+                staging.told("the journal", &error);
+            }
+            if clock.instant() >= due {
+                round = (round + 1) % ROUNDS_TO_SYNC;
+                failing = staging.write_behind(round == 0, failing);
+                due = clock.instant() + ROUND;
+            }
         }
     };
     std::thread::Builder::new().name("journal".to_owned()).spawn(run).map_err(|error| FsError::host("start a thread", error))?;

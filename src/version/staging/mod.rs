@@ -76,8 +76,8 @@ pub struct Staging {
     /// Frozen versions found in journals at start, for who seals them.
     recovered: Mutex<Vec<Frozen>>,
     habits: habits::Habits,
-    /// Dropped with the rest: that ends the journal's writer.
-    _alive: Option<Sender<()>>,
+    /// Asks the journal's writer for a look between its rounds. Dropped with the rest: that ends it.
+    alive: Option<Sender<()>>,
 }
 
 /// What operations need beside the state.
@@ -126,7 +126,7 @@ impl Staging {
             outbox: Vec::new(),
         };
         let recovered = replay::replay(&cx, &mut state)?;
-        let (alive, stopped) = crossbeam::channel::bounded(0);
+        let (alive, asked) = crossbeam::channel::bounded(1);
         let staging = Arc::new(Self {
             cx,
             events,
@@ -134,10 +134,10 @@ impl Staging {
             state: Mutex::new(state),
             recovered: Mutex::new(recovered),
             habits: habits::Habits::default(),
-            _alive: options.flusher.then_some(alive),
+            alive: options.flusher.then_some(alive),
         });
         if options.flusher {
-            journal::start_writer(&staging, stopped)?;
+            journal::start_writer(&staging, asked)?;
         }
         // What replay has to tell goes out with the first lock that is let go.
         drop(staging.lock());

@@ -172,6 +172,7 @@ impl VersionJournal {
         let mut queue = self.queue.lock();
         queue.small.remove(&object);
         queue.files.remove(&object);
+        queue.along.forget(object);
     }
 
     /// The edits to come name a copy that is still to be made.

@@ -298,3 +298,23 @@ fn who_wants_durable_writes_has_them_beside_others_that_have_the_file_in_passthr
     assert_eq!(bench.read_all(durable.handle), b"plain, durable, late");
     assert!(bench.crash().get("f").starts_with(b"plain, durable"));
 }
+
+#[test]
+fn what_is_still_there_after_a_moment_is_in_its_own_file_for_an_msync_that_nobody_hears_of() {
+    let bench = with_passthrough();
+    let [kept, closed, removed, quick] = ["kept", "closed", "removed", "quick"].map(|name| new(&bench, name));
+    for opened in [&kept, &closed, &removed, &quick] {
+        write(opened, 0, b"synced");
+        bench.staging.fsync(opened.handle, false).unwrap();
+    }
+    bench.staging.release(closed.handle);
+    bench.unlink("removed").unwrap();
+    bench.unlink("quick").unwrap();
+    bench.staging.release(quick.handle);
+    bench.staging.settle_along().unwrap();
+    assert_eq!((host_files(&bench.store), in_file(&bench)), (1, 1), "only what is there and open");
+    write(&kept, 0, b"mapped");
+    let bench = bench.crash();
+    assert_eq!((bench.get("kept"), bench.get("closed")), (b"mapped".to_vec(), b"synced".to_vec()));
+    assert!(bench.lookup("removed").is_err() && bench.lookup("quick").is_err());
+}
