@@ -91,10 +91,10 @@ impl Objects {
         }
     }
 
-    /// The object's file began with bytes that had been durable elsewhere.
+    /// The object's file has bytes that are durable elsewhere.
     pub fn inherits(&self, id: ObjectId) {
         if let Some(Live::File { inherited, .. }) = self.live.write().get_mut(&id) {
-            *inherited = true;
+            *inherited += 1;
         }
     }
 
@@ -123,10 +123,12 @@ impl Objects {
 
     /// Whether the object has a file whose name is on disk, with the bytes of when it got that, and no sync of it has failed since.
     pub fn is_durable_file(&self, id: ObjectId) -> bool {
-        matches!(self.live.read().get(&id), Some(Live::File { named: true, poisoned: None, .. }))
+        let is = |live: &Live| matches!(live, Live::File { named: true, poisoned: None, inherited, settled } if settled >= inherited);
+        self.live.read().get(&id).is_some_and(is)
     }
 
     fn is_fresh_heir(&self, id: ObjectId) -> bool {
-        matches!(self.live.read().get(&id), Some(Live::File { inherited: true, named: false, poisoned: None }))
+        let is = |live: &Live| matches!(live, Live::File { poisoned: None, inherited, settled, .. } if settled < inherited);
+        self.live.read().get(&id).is_some_and(is)
     }
 }

@@ -111,7 +111,7 @@ impl Objects {
         if copy.written
             && let Err(error) = from.sync_data()
         {
-            self.mark(copy.of, Some(error.raw_os_error().unwrap_or(libc::EIO)));
+            self.mark(copy.of, Some(error.raw_os_error().unwrap_or(libc::EIO)), 0);
         }
         // What a try before this one left.
         let to = self.host.new_file(&name, || Ok(true))?;
@@ -126,7 +126,7 @@ impl Objects {
         };
         self.files.stand_down(id, Arc::new(to));
         if let Some(errno) = lost {
-            self.mark(id, Some(errno));
+            self.mark(id, Some(errno), 0);
         }
         *original = None;
         copy.made.store(true, Ordering::Release);

@@ -64,6 +64,6 @@ impl Objects {
     /// As if a sync of the object's file had failed.
     #[cfg(test)]
     pub(crate) fn fail(&self, id: ObjectId, errno: i32) {
-        self.mark(id, Some(errno));
+        self.mark(id, Some(errno), 0);
     }
 }

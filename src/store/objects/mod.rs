@@ -50,14 +50,16 @@ enum Live {
         named: bool,
         /// The errno of a sync that failed.
         poisoned: Option<i32>,
-        /// Whether it began with bytes that had been durable elsewhere: as a clone, or with those of a small file.
-        inherited: bool,
+        /// It has bytes that are durable elsewhere, and may not be here: it began as a clone, or with those of a small file; a sealed
+        /// version got a copy of it; a journal took its bytes along. How often that was, and how often it was by the last sync.
+        inherited: u32,
+        settled: u32,
     },
 }
 
 impl Live {
     const fn new_file() -> Self {
-        Self::File { named: false, poisoned: None, inherited: false }
+        Self::File { named: false, poisoned: None, inherited: 0, settled: 0 }
     }
 }
 
@@ -388,28 +390,31 @@ impl Objects {
     }
 
     fn sync_file(&self, id: ObjectId) -> Result<()> {
-        let named = self.refuse_if_poisoned(id)?;
+        let (named, inherited) = self.refuse_if_poisoned(id)?;
         self.name(id)?;
         let synced = self.pending_file(id)?.sync_data().map_err(|error| StoreError::io(format!("sync {}", file_name(id)), error));
         let synced = if named { synced } else { synced.and_then(|()| self.host.sync_dir(&dir_name(id))) };
-        self.mark(id, synced.as_ref().err().map(StoreError::errno));
+        self.mark(id, synced.as_ref().err().map(StoreError::errno), inherited);
         synced
     }
 
-    /// Whether the file's name is durable; an error if a sync of it has failed.
-    fn refuse_if_poisoned(&self, id: ObjectId) -> Result<bool> {
+    /// Whether the file's name is durable, and how often it has inherited bytes; an error if a sync of it has failed.
+    fn refuse_if_poisoned(&self, id: ObjectId) -> Result<(bool, u32)> {
         match self.live.read().get(&id) {
             Some(Live::File { poisoned: Some(errno), .. }) => Err(StoreError::Poisoned { what: file_name(id), errno: *errno }),
-            Some(Live::File { named, .. }) => Ok(*named),
-            Some(Live::Held(_)) | None => Ok(true),
+            Some(Live::File { named, inherited, .. }) => Ok((*named, *inherited)),
+            Some(Live::Held(_)) | None => Ok((true, 0)),
         }
     }
 
-    /// Notes how a sync of the object's file ended.
-    fn mark(&self, id: ObjectId, failed: Option<i32>) {
-        if let Some(Live::File { named, poisoned, .. }) = self.live.write().get_mut(&id) {
-            *named = *named || failed.is_none();
+    /// Notes how a sync of the object's file ended that began when it had inherited bytes that often.
+    fn mark(&self, id: ObjectId, failed: Option<i32>, inherited: u32) {
+        if let Some(Live::File { named, poisoned, settled, .. }) = self.live.write().get_mut(&id) {
             *poisoned = poisoned.or(failed);
+            if failed.is_none() {
+                *named = true;
+                *settled = (*settled).max(inherited);
+            }
         }
     }
 

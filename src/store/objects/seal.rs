@@ -161,7 +161,7 @@ impl Objects {
         let own = objects.iter().zip(places).filter(|(_, place)| place.is_none());
         let files: Vec<ObjectId> = own.map(|(object, _)| object.id()).collect();
         if files.len() + packs.len() > SYNC_EACH && self.host.sync_filesystem().is_ok() {
-            files.iter().for_each(|id| self.mark(*id, None));
+            files.iter().for_each(|id| self.mark(*id, None, 0));
             return Ok(());
         }
         // Few files; or something on the filesystem failed, and now each tells whether it was one of ours.

@@ -320,8 +320,8 @@ fn a_failed_seal_changes_nothing() {
 fn an_object_whose_sync_failed_is_never_sealed() {
     let fixture = fixture();
     let id = fixture.file(b"x");
-    fixture.objects().mark(id, Some(libc::EIO));
-    fixture.objects().mark(id, None);
+    fixture.objects().mark(id, Some(libc::EIO), 0);
+    fixture.objects().mark(id, None, 0);
     for error in [fixture.objects().sync(id).unwrap_err(), fixture.objects().seal(&[SealObject::File(id)]).unwrap_err()] {
         assert_eq!(error.errno(), libc::EIO);
         assert!(matches!(error, StoreError::Poisoned { .. }), "{error}");

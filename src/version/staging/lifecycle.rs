@@ -203,6 +203,8 @@ impl Staging {
         let record = state.record(ino)?;
         let written = state.files.get(&ino).is_some_and(|file| file.writers > 0);
         self.cx.store.objects().owe_copy(copy, backing.object, &backing.file, record.size, written);
+        // What the next version has of it will be durable in the copy.
+        self.cx.store.objects().inherits(backing.object);
         if let Some(open) = &state.open {
             open.journal.owe(copy);
         }

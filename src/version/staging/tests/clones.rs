@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::bench::{Bench, ROOT, backing, host_files, noise, read_in, stored, through, with_passthrough};
+use super::bench::{Bench, ROOT, TOP, backing, host_files, noise, read_in, stored, through, with_passthrough};
 use crate::ids::VersionId;
 use crate::store::disk::{Disk, DiskOp};
 use crate::version::staging::{OpenMode, Opened, SetAttr, StagingEvent};
@@ -245,6 +245,32 @@ fn a_journal_leads_to_a_clone_only_once_that_is_on_the_disk_with_its_name() {
         let journaled = at(&Done::Journaled).expect("it is in the journal");
         assert!(at(&Done::Synced(clone)).is_some_and(|synced| synced < journaled), "passthrough: {passthrough}: {done:?}");
         assert!(at(&Done::SyncedName(clone)).is_some_and(|synced| synced < journaled), "passthrough: {passthrough}: {done:?}");
+    }
+}
+
+/// A sealed version has a copy of what was open in passthrough. The original was perhaps never synced, but once the next version leads to it,
+/// it stands for bytes that were durable.
+#[test]
+fn a_journal_leads_to_what_a_sealed_version_has_a_copy_of_only_once_that_is_on_the_disk() {
+    for named in [false, true] {
+        let (bench, disk) = sealed(true);
+        let opened = bench.staging.create(&ROOT, TOP, b"kept", 0o644, 0, libc::O_RDWR).unwrap().1;
+        backing(&opened).write_all_at(&noise(LARGE, 3), 0).unwrap();
+        if named {
+            // By way of another file, which makes only the name.
+            bench.staging.fsync_dir(opened.handle).unwrap();
+        }
+        let _ = bench.seal();
+        bench.put("other", b"small");
+        bench.staging.sync_all().unwrap();
+        disk.0.lock().done.clear();
+        backing(&opened).write_all_at(b"news", 0).unwrap();
+        bench.staging.fsync_dir(opened.handle).unwrap();
+        let done = disk.0.lock().done.clone();
+        let journaled = done.iter().position(|done| *done == Done::Journaled).expect("it is in the journal");
+        let before = &done[..journaled];
+        assert!(before.iter().any(|done| matches!(done, Done::Synced(_))), "named: {named}: {done:?}");
+        assert!(before.iter().any(|done| matches!(done, Done::SyncedName(_))), "named: {named}: {done:?}");
     }
 }
 
