@@ -287,7 +287,7 @@ impl Filesystem for StagingSession {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -299,6 +299,13 @@ impl Filesystem for StagingSession {
             false => self.staging.write(&caller, handle, offset, data, kill_priv),
         };
         match written {
+            Ok(written) if flags.0 & libc::O_DSYNC != 0 => {
+                let staging = Arc::clone(&self.staging);
+                self.aside(move || match staging.sync_written(handle) {
+                    Ok(()) => reply.written(written),
+                    Err(error) => reply.error(of_staging(&error)),
+                });
+            }
             Ok(written) => reply.written(written),
             Err(error) => reply.error(of_staging(&error)),
         }

@@ -125,6 +125,7 @@ impl Objects {
             }
         };
         self.files.stand_down(id, Arc::new(to));
+        self.inherits(id);
         if let Some(errno) = lost {
             self.mark(id, Some(errno), 0);
         }

@@ -11,7 +11,7 @@
 //! That happens in any case to a file that is still there after a moment, behind its writer's back: it may be mapped, and an msync, of which
 //! nobody hears, is to make the bytes durable that lie where the journal leads to.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Staging;
@@ -50,6 +50,18 @@ impl Along {
         self.fresh.insert(object);
     }
 
+    /// It did not take them.
+    fn put_back(&mut self, object: ObjectId, len: usize) {
+        let len = (len as u64).max(LEAST);
+        self.all -= len;
+        if let Some(taken) = self.taken.get_mut(&object) {
+            *taken -= len;
+            if *taken == 0 {
+                self.taken.remove(&object);
+            }
+        }
+    }
+
     /// The object is gone, or somewhere else.
     pub(super) fn forget(&mut self, object: ObjectId) {
         self.fresh.remove(&object);
@@ -61,14 +73,29 @@ impl Along {
 }
 
 impl Queue {
+    /// Whether the journal has bytes of the object that a replay would believe.
+    pub(super) fn has_taken(&self, object: ObjectId) -> bool {
+        self.along.taken.contains_key(&object)
+    }
+
+    /// Nothing was taken after all. What is neither `ready` nor was to be taken has to get a name first.
+    pub(super) fn put_back(&mut self, taken: &BTreeMap<ObjectId, Vec<u8>>, ready: impl Fn(&ObjectId) -> bool) {
+        let Self { files, along, .. } = self;
+        files.iter().filter(|object| !ready(object)).for_each(|object| along.no_more_of(*object));
+        for (object, bytes) in taken {
+            along.put_back(*object, bytes.len());
+            files.insert(*object);
+        }
+    }
+
     /// Those whose bytes the journal has, and which are in files that it may lead to instead from now on.
     pub(super) fn are_in_files(&mut self, store: &Store) -> Vec<ObjectId> {
-        let Self { files, along, .. } = self;
-        let over = |object: &&ObjectId| along.taken.contains_key(*object) && store.objects().is_durable_file(**object);
-        let over: Vec<ObjectId> = files.iter().filter(over).copied().collect();
+        let over = |object: &&ObjectId| self.has_taken(**object) && store.objects().is_durable_file(**object);
+        let over: Vec<ObjectId> = self.files.iter().filter(over).copied().collect();
         // They have names: they are never taken again.
         for object in &over {
-            along.taken.remove(object);
+            self.along.taken.remove(object);
+            self.changes += 1;
         }
         over
     }
@@ -78,40 +105,40 @@ impl Staging {
     /// Whether the journal takes the object's bytes with its next flush, so that its host file needs neither a name nor a sync.
     pub(super) fn goes_along(&self, journal: &VersionJournal, object: ObjectId) -> bool {
         let small = |len| len <= self.cx.options.small_file;
-        journal.queue.lock().along.has_room(object) && self.cx.store.objects().unnamed_len(object).is_ok_and(|len| len.is_some_and(small))
+        // What room is set aside for a full disk is for less.
+        self.cx.store.reserve_missing() == 0
+            && journal.queue.lock().along.has_room(object)
+            && self.cx.store.objects().unnamed_len(object).is_ok_and(|len| len.is_some_and(small))
     }
 
     /// Takes what goes along from the host files that are to be seen to.
-    pub(super) fn take_along(&self, journal: &VersionJournal) -> Vec<(ObjectId, Vec<u8>)> {
-        let objects = self.cx.store.objects();
-        // From the queue first: what is written from now on is queued again when it is seen.
-        let candidates: BTreeSet<ObjectId> = {
-            let mut queue = journal.queue.lock();
-            let Queue { files, along, .. } = &mut *queue;
-            let (candidates, others) =
-                std::mem::take(files).into_iter().partition(|object| along.has_room(*object) && objects.is_unnamed(*object));
-            *files = others;
-            candidates
-        };
-        let mut taken = Vec::with_capacity(candidates.len());
+    pub(super) fn take_along(&self, journal: &VersionJournal) -> BTreeMap<ObjectId, Vec<u8>> {
+        let candidates: Vec<ObjectId> = journal.queue.lock().files.iter().copied().collect();
+        let mut taken = BTreeMap::new();
         for object in candidates {
-            match objects.unnamed_bytes(object, self.cx.options.small_file) {
-                Ok(Some(bytes)) => {
-                    objects.inherits(object);
-                    taken.push((object, bytes));
-                }
-                // It grew, or got a name, or can't be read, which its own sync tells.
-                other => {
-                    let mut queue = journal.queue.lock();
-                    if other.is_err() {
-                        queue.along.no_more_of(object);
+            // From the queue first: what is written from now on is queued again when it is seen.
+            if self.goes_along(journal, object) && journal.queue.lock().files.remove(&object) {
+                let bytes = self.cx.store.objects().unnamed_bytes(object, self.cx.options.small_file);
+                let mut queue = journal.queue.lock();
+                match bytes {
+                    Ok(Some(bytes)) => {
+                        self.cx.store.objects().inherits(object);
+                        queue.along.took(object, bytes.len());
+                        taken.insert(object, bytes);
                     }
-                    queue.files.insert(object);
+                    // It grew, or got a name, or can't be read, which its own sync tells.
+                    other => {
+                        if other.is_err() {
+                            queue.along.no_more_of(object);
+                        }
+                        queue.files.insert(object);
+                    }
                 }
             }
         }
         taken
     }
+
     /// Has the journal's writer look at what was taken, in a moment.
     pub(super) fn look_again(&self) {
         // One look is enough for all.

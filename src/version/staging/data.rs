@@ -69,7 +69,7 @@ impl Staging {
 
     /// pwrite(2), or at the end with `O_APPEND`. `kill_priv`: drop set-id bits (the kernel's `FUSE_WRITE_KILL_SUIDGID`).
     pub fn write(&self, caller: &Caller, handle: Handle, offset: u64, data: &[u8], kill_priv: bool) -> FsResult<u32> {
-        let gate = self.gate.read();
+        let _gate = self.gate.read();
         let slot = self.file_slot(handle)?;
         slot.cell.check()?;
         if !slot.write {
@@ -77,10 +77,12 @@ impl Staging {
         }
         let offset = if slot.append { None } else { Some(offset) };
         slot.cell.count_piece();
-        let written = self.write_cell(caller, &slot.cell, offset, data, kill_priv)?;
-        drop(gate);
-        slot.durable.map_or(Ok(()), |datasync| self.fsync(handle, datasync))?;
-        Ok(written)
+        self.write_cell(caller, &slot.cell, offset, data, kill_priv)
+    }
+
+    /// What follows a write by a handle whose writes are to be durable (`O_SYNC`, `O_DSYNC`), unless the kernel asks for it.
+    pub fn sync_written(&self, handle: Handle) -> FsResult<()> {
+        self.file_slot(handle)?.durable.map_or(Ok(()), |datasync| self.fsync(handle, datasync))
     }
 
     /// Pages that were changed through a mapping, or by writes that the kernel had put off: they have their place, also in a file that was

@@ -221,7 +221,8 @@ impl Staging {
             }
             OpenMode::Cached { .. } | OpenMode::Direct => state.pages_old.remove(&ino),
             // What has no bytes has no pages either.
-            OpenMode::Passthrough(_) => !fresh && state.pages_old.insert(ino),
+            // What comes here all the same may leave some (sendfile).
+            OpenMode::Passthrough(_) => (!fresh || is_synchronous(flags)) && state.pages_old.insert(ino),
         };
         Ok(self.open_as(state, caller, ino, flags, mode))
     }

@@ -57,8 +57,13 @@ impl Staging {
             };
             let journal = state.open.as_ref().filter(|_| !state.orphans.contains_key(&cell.ino)).map(|open| &open.journal);
             let along = object.filter(|object| journal.is_some_and(|journal| self.goes_along(journal, *object)));
+            let taken = object.zip(journal).is_some_and(|(object, journal)| journal.queue.lock().has_taken(object));
+            if let (Some(object), Some(journal), true) = (object, journal, along.is_some() || taken) {
+                // Also what no look at its times has shown: a store through a mapping, a write within a tick of the host's clock.
+                journal.queue_object(object, cell.ino, true);
+            }
             let object = object.filter(|_| along.is_none());
-            (object, along, datasync && object.is_some() && state.is_saved_but_for_times(cell.ino, &record)?)
+            (object, along, datasync && object.is_some() && !taken && state.is_saved_but_for_times(cell.ino, &record)?)
         };
         if let Some(object) = object {
             self.cx.store.objects().sync(object)?;
@@ -67,9 +72,6 @@ impl Staging {
             return Ok(());
         }
         self.save(Sync::Journal)?;
-        if along.is_some() {
-            self.look_again();
-        }
         // It may have grown meanwhile: then the journal leads to its file.
         let named = along.filter(|object| !self.cx.store.objects().is_unnamed(*object));
         named.map_or(Ok(()), |object| Ok(self.cx.store.objects().sync(object)?))
@@ -186,20 +188,26 @@ impl Staging {
         let along = self.take_along(journal);
         let (batches, small, files, in_file, sealed, changes) = {
             let mut queue = journal.queue.lock();
-            if queue.owes(&self.cx.store) || !queue.files.iter().all(|object| self.cx.store.objects().may_be_named(*object)) {
-                queue.files.extend(along.iter().map(|(object, _)| *object));
+            let ready = |object: &ObjectId| along.contains_key(object) || self.cx.store.objects().may_be_named(*object);
+            if queue.owes(&self.cx.store) || !queue.files.iter().all(ready) {
+                queue.put_back(&along, ready);
                 return Ok(false);
             }
-            along.iter().for_each(|(object, bytes)| queue.along.took(*object, bytes.len()));
             let in_file = queue.are_in_files(&self.cx.store);
-            let files = if sync == Sync::All { std::mem::take(&mut queue.files) } else { BTreeSet::new() };
+            // What was taken and is there again has changed since: it waits for the next flush.
+            let all = |object: &ObjectId| sync == Sync::All && !along.contains_key(object);
+            let (files, others): (BTreeSet<_>, _) = std::mem::take(&mut queue.files).into_iter().partition(all);
+            queue.files = others;
             // Until its host files are durable, a frozen version is not whole.
-            let sealed = if sync == Sync::All || queue.files.is_empty() { queue.sealed.take() } else { None };
+            let sealed = if queue.files.is_empty() { queue.sealed.take() } else { None };
             // A seal that waits for its files keeps the journal from being all that was queued.
             let changes = if queue.sealed.is_none() { queue.changes } else { 0 };
             (std::mem::take(&mut queue.batches), std::mem::take(&mut queue.small), files, in_file, sealed, changes)
         };
         let Some(out) = &mut file.journal else { return Ok(true) };
+        if !along.is_empty() {
+            self.look_again();
+        }
         // Bytes first: a torn tail may lose what names them, not the other way round.
         let mut most = CHUNK;
         let along = along.into_iter().map(|(object, bytes)| Ok(Some(whole(object, bytes))));
@@ -333,7 +341,7 @@ pub(super) fn start_writer(staging: &Arc<Staging>, asked: Receiver<()>) -> FsRes
     let clock = Arc::clone(&staging.cx.clock);
     let staging = Arc::downgrade(staging);
     let run = move || {
-        let (mut round, mut failing) = (0, false);
+        let (mut round, mut failing, mut unsettled) = (0, false, false);
         let mut due = clock.instant() + ROUND;
         loop {
             let look = match asked.recv_timeout(due.saturating_duration_since(clock.instant())) {
@@ -346,8 +354,12 @@ pub(super) fn start_writer(staging: &Arc<Staging>, asked: Receiver<()>) -> FsRes
             }
             // Nobody waits for a thread that holds the last of it.
             let Some(staging) = staging.upgrade() else { break };
-            if look && let Err(error) = staging.settle_along() {
-                staging.told("the journal", &error);
+            if look {
+                let settled = staging.settle_along();
+                if let (Err(error), false) = (&settled, unsettled || failing) {
+                    staging.told("the journal", error);
+                }
+                unsettled = settled.is_err();
             }
             if clock.instant() >= due {
                 round = (round + 1) % ROUNDS_TO_SYNC;

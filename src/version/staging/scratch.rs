@@ -72,7 +72,10 @@ impl Staging {
         match self.move_to_memory(state, ino, &backing, others) {
             Ok(true) => {
                 **work = Work::Stored;
-                Some((object, true))
+                // Since it was asked for its name the journal may have got to lead to it: then it goes once it does no more.
+                let named = !self.cx.store.objects().is_unnamed(object);
+                let stays = named && state.open.as_ref().is_some_and(|open| open.journal.queue_removed(object));
+                (!stays).then_some((object, true))
             }
             Ok(false) => {
                 if backing.reading

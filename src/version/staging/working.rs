@@ -354,13 +354,12 @@ impl State {
 
     /// Forgets an unsealed object that nothing names any more. Sealed ones stay as they are.
     pub(super) fn drop_object(&mut self, cx: &Context, ino: Ino, object: ObjectId) {
-        match self.take_pending(ino, object) {
-            Some(pending) => self.let_object_go(cx, object, pending),
-            None => return,
-        }
+        let Some(pending) = self.take_pending(ino, object) else { return };
+        // First: from then on the journal does not come to lead to it.
         if let Some(open) = &self.open {
             open.journal.forget_object(object);
         }
+        self.let_object_go(cx, object, pending);
     }
 
     /// Removes the bytes of an unsealed object that no edit leads to from here on. A file that has a name may have been promised to last: it

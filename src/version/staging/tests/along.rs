@@ -267,13 +267,12 @@ fn a_write_that_is_to_be_durable_is_with_all_that_leads_to_it() {
             let (_, opened) = bench.staging.create(&ROOT, TOP, name.as_bytes(), 0o644, 0, flags).unwrap();
             assert_eq!(opened.synchronous, passthrough && how != 0, "{how:o}");
             // What the kernel does of it where it asks for an fsync by itself.
-            bench.write(opened.handle, 0, name.as_bytes());
-            if !passthrough {
-                bench.staging.fsync(opened.handle, true).unwrap();
-            }
-            bench.write(opened.handle, 1, b" and more");
-            if !passthrough {
-                bench.staging.fsync(opened.handle, true).unwrap();
+            for (at, bytes) in [(0, name.as_bytes()), (1, b" and more")] {
+                bench.write(opened.handle, at, bytes);
+                match passthrough {
+                    true => bench.staging.sync_written(opened.handle).unwrap(),
+                    false => bench.staging.fsync(opened.handle, true).unwrap(),
+                }
             }
         }
         let bench = bench.crash();
@@ -294,6 +293,7 @@ fn who_wants_durable_writes_has_them_beside_others_that_have_the_file_in_passthr
     let durable = through(&bench, "f", libc::O_RDWR | libc::O_DSYNC);
     assert!(durable.synchronous && std::ptr::eq(backing(&plain), backing(&durable)));
     bench.write(durable.handle, 5, b", durable");
+    bench.staging.sync_written(durable.handle).unwrap();
     write(&plain, 14, b", late");
     assert_eq!(bench.read_all(durable.handle), b"plain, durable, late");
     assert!(bench.crash().get("f").starts_with(b"plain, durable"));
@@ -317,4 +317,79 @@ fn what_is_still_there_after_a_moment_is_in_its_own_file_for_an_msync_that_nobod
     let bench = bench.crash();
     assert_eq!((bench.get("kept"), bench.get("closed")), (b"mapped".to_vec(), b"synced".to_vec()));
     assert!(bench.lookup("removed").is_err() && bench.lookup("quick").is_err());
+}
+
+#[test]
+fn an_fdatasync_in_place_is_not_undone_by_what_the_journal_took_before() {
+    let bench = with_passthrough();
+    let opened = new(&bench, "f");
+    for round in 0..6u64 {
+        write(&opened, 0, &noise(100 << 10, round));
+        bench.staging.fsync(opened.handle, true).unwrap();
+    }
+    // It has its own file by now; and so it has after a look between two of them.
+    let looked = new(&bench, "g");
+    write(&looked, 0, b"first");
+    bench.staging.fsync(looked.handle, true).unwrap();
+    bench.staging.settle_along().unwrap();
+    write(&looked, 0, b"again");
+    bench.staging.fsync(looked.handle, true).unwrap();
+    let bench = bench.crash();
+    assert!(bench.get("f") == noise(100 << 10, 5));
+    assert_eq!(bench.get("g"), b"again");
+}
+
+#[test]
+fn an_fsync_takes_what_no_time_tells_of() {
+    for large in [false, true] {
+        let bench = with_passthrough();
+        let opened = new(&bench, "f");
+        write(&opened, 0, b"first");
+        let file = backing(&opened).host();
+        let meta = file.metadata().unwrap();
+        bench.staging.fsync(opened.handle, false).unwrap();
+        if large {
+            // It gets its own file, of which the journal is still to be told.
+            write(&opened, LARGE as u64, b"end");
+            bench.lookup("f").unwrap();
+        }
+        write(&opened, 0, b"again");
+        // As a store through a mapping, or one within a tick of the host's clock.
+        let times = std::fs::FileTimes::new().set_modified(meta.modified().unwrap());
+        file.set_times(times).unwrap();
+        bench.staging.fsync(opened.handle, true).unwrap();
+        assert!(bench.crash().get("f").starts_with(b"again"), "{large}");
+    }
+}
+
+#[test]
+fn what_the_writer_s_round_took_is_settled_as_well() {
+    let bench = with_passthrough();
+    let opened = new(&bench, "f");
+    write(&opened, 0, b"first");
+    bench.staging.write_behind(false, false);
+    assert_eq!(host_files(&bench.store), 0);
+    bench.staging.settle_along().unwrap();
+    assert_eq!((host_files(&bench.store), in_file(&bench)), (1, 1));
+    write(&opened, 0, b"again");
+    assert_eq!(bench.crash().get("f"), b"again");
+}
+
+#[test]
+fn one_flush_takes_no_more_than_a_journal_should_have() {
+    let bench = with_passthrough();
+    let open: Vec<Opened> = (0..30).map(|number| new(&bench, &format!("f{number}"))).collect();
+    for (number, opened) in open.iter().enumerate() {
+        write(opened, 0, &noise(50_000, number as u64));
+    }
+    bench.staging.fsync(open[0].handle, false).unwrap();
+    let own = host_files(&bench.store);
+    assert!((5..20).contains(&own), "{own} have files of their own");
+    for opened in &open {
+        bench.staging.fsync(opened.handle, false).unwrap();
+    }
+    let bench = bench.crash();
+    for number in 0..30 {
+        assert!(bench.get(&format!("f{number}")) == noise(50_000, number), "{number}");
+    }
 }
