@@ -93,6 +93,11 @@ impl Dispatcher {
         if decision.is_ok() && self.staging_base == version {
             return busy("staging is on its way back from it");
         }
+        if decision.is_ok()
+            && let Err(error) = self.staging.leave_bases()
+        {
+            return failed(format!("{version} is as it was, the journal of the open version can't be written: {error}"));
+        }
         let answer = self.decided(version, decision, sweep_is_due);
         self.keeper.wake();
         answer

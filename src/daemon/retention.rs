@@ -137,6 +137,7 @@ impl Dispatcher {
     /// Expires versions that may go, and shows it.
     fn expire(&mut self, versions: &[VersionId]) -> Result<(), String> {
         let decision = self.history.all_expired(versions, self.clock.now()).map_err(|error| error.to_string())?;
+        self.staging.leave_bases().map_err(|error| error.to_string())?;
         self.write_with(decision, sweep_is_due).map_err(|error: StoreError| error.to_string())?;
         self.warnings.remove("retention");
         self.show();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Staging;
 use super::state::State;
 use super::types::Invalidation;
+use super::version_journal::Sync;
 use crate::ids::{Ino, VersionId};
 use crate::tree::key::{FileKind, Name, Part, Value};
 use crate::tree::{Merge, Snapshot, Tree, merge};
@@ -101,6 +102,16 @@ impl Staging {
                 Ok(Rebased { outcome, invalidate })
             }
         }
+    }
+
+    /// After this no journal on disk leads to a version that staging stood on before: that may go.
+    pub fn leave_bases(&self) -> FsResult<()> {
+        let elsewhere = {
+            let state = self.lock();
+            let open = state.open.as_ref().map(|open| &open.journal);
+            state.frozen.iter().map(|(journal, _)| journal).chain(open).any(|journal| journal.may_stand_elsewhere())
+        };
+        if elsewhere { self.save(Sync::Journal) } else { Ok(()) }
     }
 
     /// Shows another tree from now on. Handles of files whose bytes differ become stale, and what the kernel knows of them a stranger.

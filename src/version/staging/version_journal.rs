@@ -40,6 +40,8 @@ pub(super) struct Queue {
     /// Host files that no edit leads to any more, and those of the flush before. The journal on disk still does, until it says otherwise.
     removed: Vec<ObjectId>,
     removed_before: Vec<ObjectId>,
+    /// What `changes` was when the version was put on another parent last.
+    rebased: u64,
     /// The version was frozen, with this message.
     pub(super) sealed: Option<Option<String>>,
     /// Objects that are copies of what was open in passthrough. Nothing of the journal is written before they are made: what it says
@@ -123,7 +125,9 @@ impl VersionJournal {
     }
 
     pub(super) fn queue_rebase(&self, parent: VersionId, opened_at: Timestamp, edits: Vec<Edit>) {
-        self.queue.lock().push(Batch::Rebase { parent, opened_at, edits });
+        let mut queue = self.queue.lock();
+        queue.push(Batch::Rebase { parent, opened_at, edits });
+        queue.rebased = queue.changes;
     }
 
     pub(super) fn queue_object(&self, object: ObjectId, ino: Ino, file: bool) {
@@ -210,6 +214,11 @@ impl VersionJournal {
         if let Some(sealed) = &mut self.queue.lock().sealed {
             *sealed = message;
         }
+    }
+
+    /// Whether the journal on disk may still say that the version stands on another than it does.
+    pub(super) fn may_stand_elsewhere(&self) -> bool {
+        !self.is_committed() && self.queue.lock().rebased > self.durable.load(Ordering::Acquire)
     }
 
     /// Whether all that was queued is durable, but for host files.

@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 
 use super::bench::{Bench, ROOT, backing, host_files, noise, read_in, stored, through, with_passthrough, without_clones};
 use crate::ids::VersionId;
-use crate::store::codec;
 use crate::store::disk::{Disk, DiskOp};
 use crate::store::record::VersionState;
+use crate::store::{JournalRecord, codec};
 use crate::tree::key::{FileKind, Key, Value};
 use crate::version::error::FsError;
 use crate::version::staging::journal::errno_of;
-use crate::version::staging::{NodeRef, RenameMode, StagingEvent};
+use crate::version::staging::{NodeRef, RebaseOutcome, RenameMode, StagingEvent};
 
 const LARGE: usize = 300 << 10;
 
@@ -436,4 +436,35 @@ fn edits_aside_count_with_their_join_alone() {
     let names: Vec<_> = bench.staging.snapshot().unwrap().entries(crate::ids::Ino::ROOT, 0, 10).unwrap();
     let names: Vec<_> = names.iter().map(|(name, ..)| name.to_vec()).collect();
     assert_eq!(names, [b"here".to_vec(), b"kept".to_vec()]);
+}
+
+/// History 60021 of the lifecycle's crash points: the version that the journal on disk stood on was dropped.
+#[test]
+fn before_a_version_goes_no_journal_on_disk_stands_on_it() {
+    let disk = Arc::new(JournalDisk::default());
+    let bench = Bench::new().on(Arc::clone(&disk) as Arc<dyn Disk>);
+    bench.put("a", b"a");
+    let (_, first) = bench.seal();
+    let handle = bench.create("b");
+    bench.write(handle, 0, b"b");
+    bench.staging.fsync(handle, false).unwrap();
+    let syncs = || disk.syncs.load(Ordering::Acquire);
+    let before = syncs();
+    bench.staging.leave_bases().unwrap();
+    assert_eq!(syncs(), before, "it stands where it stood");
+    let start = stored(&bench.store, VersionId(0));
+    let rebased = bench.staging.rebase(&first, &start, VersionId(0)).unwrap();
+    assert!(matches!(rebased.outcome, RebaseOutcome::Clean));
+    bench.staging.leave_bases().unwrap();
+    assert_eq!(syncs(), before + 1);
+    bench.staging.leave_bases().unwrap();
+    assert_eq!(syncs(), before + 1);
+    let parents = bench.store.replay(VersionId(2)).unwrap().into_iter().filter_map(|record| match record {
+        JournalRecord::Base { parent, .. } | JournalRecord::Join { base: Some((parent, _)), .. } => Some(parent),
+        _ => None,
+    });
+    assert_eq!(parents.last(), Some(VersionId(0)));
+    drop((first, start));
+    let bench = bench.crash();
+    assert_eq!((bench.get("b"), bench.lookup("a").is_err()), (b"b".to_vec(), true));
 }
