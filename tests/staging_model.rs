@@ -42,6 +42,11 @@ enum Step {
         synced: bool,
     },
     Discard,
+    /// What the journal's writer does by itself: a round, or a look at what was synced a moment ago.
+    Round {
+        sync: bool,
+    },
+    Look,
     /// The base is rejected: staging goes onto its parent.
     Rebase,
     Die {
@@ -490,6 +495,8 @@ impl Real {
                 let base = self.line.last().unwrap().1.clone();
                 self.rolled_back(&base);
             }
+            Step::Round { sync } => assert!(!self.staging.write_behind(*sync, false)),
+            Step::Look => self.staging.settle_along().unwrap(),
             Step::Rebase => self.rebase(),
             Step::Die { synced } => {
                 if *synced {
@@ -715,6 +722,8 @@ fn step(passthrough: bool, focus: Focus) -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(|synced| Step::FreezeAndDie { synced }),
         1 => Just(Step::Discard),
         2 => Just(Step::Rebase),
+        1 => any::<bool>().prop_map(|sync| Step::Round { sync }),
+        1 => Just(Step::Look),
         1 => any::<bool>().prop_map(|synced| Step::Die { synced }),
     ]
 }

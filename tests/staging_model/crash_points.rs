@@ -46,6 +46,8 @@ fn workload(passthrough: bool, focus: Focus) -> impl Strategy<Value = Vec<Step>>
         30 => model::op(unit, uids, focus).prop_map(Step::Op),
         6 => (0..SLOTS).prop_map(|slot| Step::Op(Op::Fsync { slot })),
         3 => Just(Step::Seal),
+        1 => prop::bool::ANY.prop_map(|sync| Step::Round { sync }),
+        3 => Just(Step::Look),
         1 => Just(Step::FreezeAndDie { synced: true }),
         1 => Just(Step::Die { synced: true }),
     ];

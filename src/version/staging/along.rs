@@ -145,8 +145,8 @@ impl Staging {
         let _asked_already = self.alive.as_ref().map(|writer| writer.try_send(()));
     }
 
-    /// What was taken along and is still there gets a name, and the journal leads to it.
-    pub(super) fn settle_along(&self) -> FsResult<()> {
+    /// What was taken along and is still there gets a name, and the journal leads to it. The journal's writer does that by itself.
+    pub fn settle_along(&self) -> FsResult<()> {
         let Some(journal) = self.lock().open.as_ref().map(|open| Arc::clone(&open.journal)) else { return Ok(()) };
         let mut queue = journal.queue.lock();
         let fresh = std::mem::take(&mut queue.along.fresh);

@@ -264,8 +264,8 @@ impl Staging {
         Ok(self.cx.store.objects().held(object).map(|bytes| whole(object, bytes.to_vec())))
     }
 
-    /// One round of the writer. A failure is told once, not every second; whether it fails comes back.
-    pub(super) fn write_behind(&self, sync: bool, failing: bool) -> bool {
+    /// One round of the writer, which it does by itself. A failure is told once, not every second; whether it fails comes back.
+    pub fn write_behind(&self, sync: bool, failing: bool) -> bool {
         // Files that are only kept for the journal take room until it is durable.
         let removed = || self.lock().open.as_ref().is_some_and(|open| open.journal.has_removed());
         let kind = match (sync, sync || removed()) {
