@@ -16,6 +16,7 @@
 mod along;
 mod attr;
 mod clone;
+mod closing;
 mod data;
 mod dirs;
 mod extents;

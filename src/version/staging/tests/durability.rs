@@ -459,11 +459,11 @@ fn before_a_version_goes_no_journal_on_disk_stands_on_it() {
     assert_eq!(syncs(), before + 1);
     bench.staging.leave_bases().unwrap();
     assert_eq!(syncs(), before + 1);
-    let parents = bench.store.replay(VersionId(2)).unwrap().into_iter().filter_map(|record| match record {
+    let mut parents = bench.store.replay(VersionId(2)).unwrap().into_iter().filter_map(|record| match record {
         JournalRecord::Base { parent, .. } | JournalRecord::Join { base: Some((parent, _)), .. } => Some(parent),
         _ => None,
     });
-    assert_eq!(parents.last(), Some(VersionId(0)));
+    assert_eq!(parents.next_back(), Some(VersionId(0)));
     drop((first, start));
     let bench = bench.crash();
     assert_eq!((bench.get("b"), bench.lookup("a").is_err()), (b"b".to_vec(), true));
