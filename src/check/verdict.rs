@@ -87,6 +87,12 @@ pub struct Run {
     failures: u32,
 }
 
+impl Item {
+    const fn may_start(&self, retries: bool) -> bool {
+        retries || self.failed == 0
+    }
+}
+
 impl Run {
     /// A run of these checks, each with the number of its first attempt, from `now` on.
     #[must_use]
@@ -95,9 +101,9 @@ impl Run {
         Self { items: checks.into_iter().map(item).collect(), limits, failures: 0 }
     }
 
-    /// At most `room` attempts that are due; they count as running from here on.
-    pub fn start(&mut self, now: Instant, room: usize) -> Vec<Start> {
-        let due = |item: &&mut Item| matches!(item.state, State::Due(at) | State::Waiting(at, _) if at <= now);
+    /// At most `room` attempts that are due, with or without those after a failure; they count as running from here on.
+    pub fn start(&mut self, now: Instant, room: usize, retries: bool) -> Vec<Start> {
+        let due = |item: &&mut Item| item.may_start(retries) && matches!(item.state, State::Due(at) | State::Waiting(at, _) if at <= now);
         let begin = |item: &mut Item| {
             item.state = State::Running;
             item.attempt += 1;
@@ -106,10 +112,17 @@ impl Run {
         self.items.iter_mut().filter(due).take(room).map(begin).collect()
     }
 
-    /// When the next attempt is due, if one waits for its time.
+    /// When the next attempt is due, if one waits for its time; with or without those after a failure.
     #[must_use]
-    pub fn next_due(&self) -> Option<Instant> {
-        self.items.iter().filter_map(|item| if let State::Due(at) | State::Waiting(at, _) = item.state { Some(at) } else { None }).min()
+    pub fn next_due(&self, retries: bool) -> Option<Instant> {
+        let items = self.items.iter().filter(|item| item.may_start(retries));
+        items.filter_map(|item| if let State::Due(at) | State::Waiting(at, _) = item.state { Some(at) } else { None }).min()
+    }
+
+    /// Whether a check that can reject has failed and is still to be tried again.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.items.iter().any(|item| item.failed > 0 && item.state != State::Done && item.check.severity == Severity::Error)
     }
 
     /// The checks that can't start, and why.

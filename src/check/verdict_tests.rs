@@ -25,7 +25,7 @@ fn run(names: &[&str], threshold: u32, retries: u32) -> (Run, Instant) {
 }
 
 fn started(run: &mut Run, now: Instant) -> Vec<(String, u32)> {
-    run.start(now, 99).into_iter().map(|start| (start.check.name.clone(), start.attempt)).collect()
+    run.start(now, 99, true).into_iter().map(|start| (start.check.name.clone(), start.attempt)).collect()
 }
 
 fn rejected(progress: Progress) -> (Vec<String>, String) {
@@ -52,9 +52,9 @@ fn all_must_pass() {
 #[test]
 fn only_as_many_start_as_there_is_room_for() {
     let (mut run, now) = run(&["a", "b"], 2, 2);
-    assert_eq!(run.start(now, 1).len(), 1);
-    assert_eq!(run.start(now, 1).len(), 1);
-    assert_eq!(run.start(now, 1).len(), 0);
+    assert_eq!(run.start(now, 1, true).len(), 1);
+    assert_eq!(run.start(now, 1, true).len(), 1);
+    assert_eq!(run.start(now, 1, true).len(), 0);
 }
 
 #[test]
@@ -62,12 +62,12 @@ fn a_transient_failure_costs_nothing_and_the_wait_doubles() {
     let (mut run, now) = run(&["a"], 2, 2);
     started(&mut run, now);
     assert_eq!(run.ended("a", &FAILED, now), Progress::Undecided);
-    assert_eq!(run.next_due(), Some(now + BACKOFF));
+    assert_eq!(run.next_due(true), Some(now + BACKOFF));
     assert_eq!(started(&mut run, now), []);
     let then = now + BACKOFF;
     assert_eq!(started(&mut run, then), [("a".to_owned(), 2)]);
     assert_eq!(run.ended("a", &Outcome::TimedOut, then), Progress::Undecided);
-    assert_eq!(run.next_due(), Some(then + 2 * BACKOFF));
+    assert_eq!(run.next_due(true), Some(then + 2 * BACKOFF));
     assert_eq!(started(&mut run, then + 2 * BACKOFF), [("a".to_owned(), 3)]);
     assert_eq!(run.ended("a", &Outcome::Passed, then), Progress::Passed);
 }
@@ -110,7 +110,7 @@ fn a_check_that_can_not_start_says_nothing_of_the_data() {
         assert_eq!(started(&mut run, then), [("a".to_owned(), attempt.min(2))], "the same reason is one attempt");
         assert_eq!(run.ended("a", &why, then), Progress::Undecided);
         assert_eq!(run.waiting().collect::<Vec<_>>(), [("a", "no python")]);
-        let due = run.next_due().unwrap();
+        let due = run.next_due(true).unwrap();
         assert!(due > then && due <= then + Duration::from_secs(30));
         then = due;
     }
@@ -136,7 +136,7 @@ fn waits_never_overflow() {
     for _ in 0..1000 {
         started(&mut run, now + Duration::from_secs(4000));
         assert_eq!(run.ended("a", &FAILED, now), Progress::Undecided);
-        assert!(run.next_due().unwrap() <= now + Duration::from_secs(3600));
+        assert!(run.next_due(true).unwrap() <= now + Duration::from_secs(3600));
     }
 }
 
@@ -147,4 +147,20 @@ fn a_stopped_attempt_is_tried_again_under_its_number() {
     run.requeue("a", now);
     assert_eq!(started(&mut run, now), [("a".to_owned(), 1)]);
     assert_eq!(run.ended("a", &Outcome::Passed, now), Progress::Passed);
+}
+
+#[test]
+fn retries_can_be_made_to_wait_and_first_attempts_go_on() {
+    let (mut run, now) = run(&["a", "b"], 2, 2);
+    assert_eq!(run.start(now, 1, false).len(), 1);
+    assert!(!run.is_failing());
+    assert_eq!(run.ended("a", &FAILED, now), Progress::Undecided);
+    assert!(run.is_failing());
+    let then = now + BACKOFF;
+    assert_eq!(run.next_due(false), Some(now), "the other is still to be tried");
+    assert_eq!(run.start(then, 99, false).len(), 1);
+    assert_eq!((run.next_due(false), run.start(then, 99, false).len()), (None, 0));
+    assert_eq!((run.next_due(true), started(&mut run, then)), (Some(then), vec![("a".to_owned(), 2)]));
+    assert_eq!(run.ended("a", &Outcome::Passed, then), Progress::Undecided);
+    assert!(!run.is_failing(), "it is over");
 }

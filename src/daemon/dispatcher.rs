@@ -218,7 +218,7 @@ impl Dispatcher {
     }
 
     fn next_timer(&self) -> Option<Instant> {
-        let checks = if self.has_room() { self.runs.values().filter_map(VersionRun::next_due).min() } else { None };
+        let checks = if self.has_room() { self.next_attempt() } else { None };
         let mount = self.production_mount.as_ref().and_then(ProductionMount::next_try);
         let fresh = self.fresh.as_ref().map(|(at, _)| *at);
         let looks = Some(self.disk.look_at);

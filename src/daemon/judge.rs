@@ -73,8 +73,12 @@ impl VersionRun {
         }
     }
 
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.run.as_ref().and_then(Run::next_due).into_iter().chain(self.plan_at).min()
+    fn is_failing(&self) -> bool {
+        self.decides && self.run.as_ref().is_some_and(Run::is_failing)
+    }
+
+    pub(super) fn next_due(&self, retries: bool) -> Option<Instant> {
+        self.run.as_ref().and_then(|run| run.next_due(retries)).into_iter().chain(self.plan_at).min()
     }
 
     pub(super) fn waiting(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -211,11 +215,25 @@ impl Dispatcher {
             if self.runs.get_mut(&version).is_some_and(|run| run.plan_at.take_if(|at| *at <= now).is_some()) {
                 self.plan(version);
             }
-            let starts = self.runs.get_mut(&version).and_then(|run| run.run.as_mut()).map(|run| run.start(now, room)).unwrap_or_default();
+            let retries = self.may_retry(version);
+            let run = self.runs.get_mut(&version).and_then(|run| run.run.as_mut());
+            let starts = run.map(|run| run.start(now, room, retries)).unwrap_or_default();
             for start in starts {
                 self.start_attempt(version, &start);
             }
         }
+    }
+
+    /// When the next attempt is due that waits for nothing but its time.
+    pub(super) fn next_attempt(&self) -> Option<Instant> {
+        self.runs.iter().filter_map(|(version, run)| run.next_due(self.may_retry(*version))).min()
+    }
+
+    /// Failures of a version on top of one that fails as well may come from there: it is tried again once that is judged. If that one is
+    /// rejected, this one is carried over and checked anew, and its tries were not used up for what it did not do.
+    fn may_retry(&self, version: VersionId) -> bool {
+        let below = self.history.ancestry(version).skip(1).take_while(|record| record.state == VersionState::Checking);
+        !below.into_iter().any(|record| self.runs.get(&record.version).is_some_and(VersionRun::is_failing))
     }
 
     fn start_attempt(&mut self, version: VersionId, start: &Start) {

@@ -72,7 +72,7 @@ fn a_version_that_can_not_be_planned_is_tried_again() {
     daemon.put("a.json", "1");
     seal(&daemon, &mut dispatcher);
     dispatcher.planned(T1, Err("no space left on device".to_owned()));
-    assert!(dispatcher.runs[&T1].next_due().is_some());
+    assert!(dispatcher.runs[&T1].next_due(true).is_some());
     assert!(dispatcher.warnings.values().any(|line| line.contains("t1 can't be checked yet")), "{:?}", dispatcher.warnings);
     dispatcher.planned(T1, Ok(Arc::new(Changes::default())));
     assert!(dispatcher.warnings.is_empty(), "{:?}", dispatcher.warnings);
@@ -211,5 +211,42 @@ fn who_went_away_waits_no_more() {
         dispatcher.wait(None, false, reply, Arc::downgrade(&here));
         assert_eq!(dispatcher.waiters.count(), 1);
     }
+    take_apart(dispatcher);
+}
+
+#[test]
+fn a_version_on_top_of_one_that_fails_does_not_use_up_its_tries_before_that_is_judged() {
+    const T2: VersionId = VersionId(2);
+    let config = waiting().replace("workers = 1", "workers = 4").replace("retries = 0", "retries = 2\nbackoff = \"0s\"");
+    let (daemon, mut dispatcher) = Daemon::driven(&config);
+    for name in ["a.json", "b.json"] {
+        daemon.put(name, "1");
+        seal(&daemon, &mut dispatcher);
+    }
+    for version in [T1, T2] {
+        dispatcher.planned(version, Ok(Arc::new(Changes::default())));
+    }
+    let failed = |dispatcher: &mut Dispatcher, version, attempt| {
+        let outcome = Outcome::Found { summary: "a.json: it is bad".to_owned() };
+        let attempted = Attempted { started_at: SystemClock.now(), took: Duration::ZERO, outcome, metrics: Vec::new() };
+        dispatcher.ended(&Key::Check { version, check: "v".to_owned(), attempt }, &attempted).unwrap();
+        dispatcher.work();
+        dispatcher.start_due();
+    };
+    let tries = |dispatcher: &Dispatcher, version| {
+        dispatcher.running.keys().filter(|key| matches!(key, Key::Check { version: of, .. } if *of == version)).count()
+    };
+    dispatcher.start_due();
+    assert_eq!((tries(&dispatcher, T1), tries(&dispatcher, T2)), (1, 1), "first tries wait for nobody");
+    failed(&mut dispatcher, T1, 1);
+    failed(&mut dispatcher, T2, 1);
+    assert_eq!((tries(&dispatcher, T1), tries(&dispatcher, T2)), (1, 0));
+    assert_eq!(dispatcher.next_attempt(), None, "nothing is due until something happens");
+    failed(&mut dispatcher, T1, 2);
+    assert_eq!((tries(&dispatcher, T1), tries(&dispatcher, T2)), (1, 0));
+    failed(&mut dispatcher, T1, 3);
+    let state = |version| dispatcher.history.get(version).map(|record| (record.state, record.rebased_from));
+    assert_eq!(state(T1), Some((VersionState::Ghost, None)));
+    assert_eq!(state(VersionId(3)), Some((VersionState::Checking, Some(T2))), "it is carried over");
     take_apart(dispatcher);
 }

@@ -189,17 +189,16 @@ impl Staging {
         let (batches, small, files, in_file, sealed, changes) = {
             let mut queue = journal.queue.lock();
             let ready = |object: &ObjectId| along.contains_key(object) || self.cx.store.objects().may_be_named(*object);
-            if queue.owes(&self.cx.store) || !queue.files.iter().all(ready) {
+            // What was taken and is there again has changed since: it waits for the next flush, which is too late for a whole version.
+            let changed = sync == Sync::All && queue.files.iter().any(|object| along.contains_key(object));
+            if changed || queue.owes(&self.cx.store) || !queue.files.iter().all(ready) {
                 queue.put_back(&along, ready);
                 return Ok(false);
             }
             let in_file = queue.are_in_files(&self.cx.store);
-            // What was taken and is there again has changed since: it waits for the next flush.
-            let all = |object: &ObjectId| sync == Sync::All && !along.contains_key(object);
-            let (files, others): (BTreeSet<_>, _) = std::mem::take(&mut queue.files).into_iter().partition(all);
-            queue.files = others;
+            let files = if sync == Sync::All { std::mem::take(&mut queue.files) } else { BTreeSet::new() };
             // Until its host files are durable, a frozen version is not whole.
-            let sealed = if queue.files.is_empty() { queue.sealed.take() } else { None };
+            let sealed = if sync == Sync::All || queue.files.is_empty() { queue.sealed.take() } else { None };
             // A seal that waits for its files keeps the journal from being all that was queued.
             let changes = if queue.sealed.is_none() { queue.changes } else { 0 };
             (std::mem::take(&mut queue.batches), std::mem::take(&mut queue.small), files, in_file, sealed, changes)
