@@ -119,6 +119,12 @@ impl Run {
         items.filter_map(|item| if let State::Due(at) | State::Waiting(at, _) = item.state { Some(at) } else { None }).min()
     }
 
+    /// Whether an attempt after a failure is to be made.
+    #[must_use]
+    pub fn has_retry(&self) -> bool {
+        self.items.iter().any(|item| item.failed > 0 && matches!(item.state, State::Due(_) | State::Waiting(..)))
+    }
+
     /// Whether a check that can reject has failed and is still to be tried again.
     #[must_use]
     pub fn is_failing(&self) -> bool {

@@ -153,9 +153,9 @@ fn a_stopped_attempt_is_tried_again_under_its_number() {
 fn retries_can_be_made_to_wait_and_first_attempts_go_on() {
     let (mut run, now) = run(&["a", "b"], 2, 2);
     assert_eq!(run.start(now, 1, false).len(), 1);
-    assert!(!run.is_failing());
+    assert!(!run.is_failing() && !run.has_retry());
     assert_eq!(run.ended("a", &FAILED, now), Progress::Undecided);
-    assert!(run.is_failing());
+    assert!(run.is_failing() && run.has_retry());
     let then = now + BACKOFF;
     assert_eq!(run.next_due(false), Some(now), "the other is still to be tried");
     assert_eq!(run.start(then, 99, false).len(), 1);

@@ -232,6 +232,10 @@ impl Dispatcher {
     /// Failures of a version on top of one that fails as well may come from there: it is tried again once that is judged. If that one is
     /// rejected, this one is carried over and checked anew, and its tries were not used up for what it did not do.
     fn may_retry(&self, version: VersionId) -> bool {
+        // Seldom, so that a tall stack costs a look at each version and not at all below each.
+        if !self.runs.get(&version).is_some_and(|run| run.run.as_ref().is_some_and(Run::has_retry)) {
+            return true;
+        }
         let below = self.history.ancestry(version).skip(1).take_while(|record| record.state == VersionState::Checking);
         !below.into_iter().any(|record| self.runs.get(&record.version).is_some_and(VersionRun::is_failing))
     }

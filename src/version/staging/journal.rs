@@ -159,7 +159,7 @@ impl Staging {
         }
         if file.journal.is_none() {
             // The journal of a process before may be in the kernel's cache alone.
-            if journal.queue.lock().has_nothing(sync) && (sync == Sync::Write || journal.is_saved()) {
+            if journal.queue.lock().has_nothing() && (sync == Sync::Write || journal.is_saved()) {
                 return Ok(true);
             }
             // Before anything is taken from the queue: what a full disk refuses is tried again, and nothing is lost by it.

@@ -96,9 +96,8 @@ impl Queue {
     }
 
     /// Whether a flush would find nothing to do.
-    pub(super) fn has_nothing(&self, sync: Sync) -> bool {
-        let files = sync != Sync::All || self.files.is_empty();
-        self.batches.is_empty() && self.small.is_empty() && files && self.sealed.is_none()
+    pub(super) fn has_nothing(&self) -> bool {
+        self.batches.is_empty() && self.small.is_empty() && self.files.is_empty() && self.sealed.is_none()
     }
 }
 
